@@ -1,0 +1,9 @@
+"""The one error that a user can mend: wrong configuration or bad input."""
+
+
+class InputError(Exception):
+    """Bad input or a wrong configuration.
+
+    The message is one line that names the file, key or record and the mend. The command line prints it
+    without a traceback and exits with code 2.
+    """

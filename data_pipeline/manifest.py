@@ -1,0 +1,86 @@
+"""The manifest of a prepared folder, written last: without it there is no prepared folder."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import xxhash
+from pydantic import BaseModel, ValidationError
+
+from data_pipeline.errors import InputError
+from data_pipeline.shards import FileEntry, ShardEntry
+
+FORMAT_VERSION = 1
+SPLITS = ("train", "validation")
+
+
+class TokenizerEntry(BaseModel):
+    """The tokenizer that made the tokens; its file is `tokenizer.json`."""
+
+    vocab_size: int
+    end_of_text: int
+    file: FileEntry
+
+
+class SourceEntry(BaseModel):
+    """One source: what was read, what was dropped and why, and its shards by split."""
+
+    read: int
+    dropped: dict[str, int]
+    documents: int
+    tokens: int
+    splits: dict[str, list[ShardEntry]]
+
+
+class Manifest(BaseModel):
+    """Everything that a reader of a prepared folder needs to know."""
+
+    format_version: int = FORMAT_VERSION
+    recipe_hash: str
+    tokenizer: TokenizerEntry
+    sources: dict[str, SourceEntry]
+
+    @staticmethod
+    def load(folder: Path) -> tuple["Manifest", str]:
+        """The manifest of `folder` and the xxh3-128 hash of its bytes.
+
+        Raises InputError where there is none or it cannot be read.
+        """
+        path = folder / "manifest.json"
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            hint = "preparing it was not finished" if folder.is_dir() else "there is no such folder"
+            raise InputError(f"{path}: is missing, {hint}: run `thalweg prepare`") from None
+        try:
+            version = json.loads(data).get("format_version")
+            if version != FORMAT_VERSION:
+                raise InputError(f"{path}: has format version {version}, this release reads {FORMAT_VERSION}")
+            return Manifest.model_validate_json(data), xxhash.xxh3_128_hexdigest(data)
+        except (ValueError, AttributeError, ValidationError) as error:
+            raise InputError(f"{path}: is no manifest ({str(error).splitlines()[0]})") from None
+
+    def save(self, folder: Path) -> None:
+        """Writes `manifest.json` so that it is either whole or not there."""
+        partial = folder / ".manifest.json.partial"
+        with partial.open("w") as file:
+            file.write(self.model_dump_json(indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, folder / "manifest.json")
+
+    def shards(self) -> Iterator[ShardEntry]:
+        """Every shard of every source and split."""
+        for source in self.sources.values():
+            for entries in source.splits.values():
+                yield from entries
+
+
+def verify_folder(folder: Path) -> list[str]:
+    """Reads every file of a prepared folder and lists what is wrong with it, a line a fault."""
+    manifest, _ = Manifest.load(folder)
+    expected = {folder / "tokenizer.json": manifest.tokenizer.file}
+    for shard in manifest.shards():
+        expected |= {folder / (shard.name + suffix): entry for suffix, entry in shard.files.items()}
+    return [fault for path, entry in expected.items() if (fault := entry.fault(path))]

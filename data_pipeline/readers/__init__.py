@@ -1,0 +1,1 @@
+"""One reader per kind of corpus: each turns one input file into documents and counted drops."""

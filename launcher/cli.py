@@ -1,0 +1,127 @@
+"""The command line. Each command imports what it needs when it runs, so that --help answers at once."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from data_pipeline.errors import InputError
+from training.errors import RunError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Trains GPT-3-style language models, from raw corpora to generated text.",
+)
+
+RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run's configuration.")]
+Assignments = Annotated[
+    list[str] | None, typer.Argument(metavar="[key=value]...", help="Fields to set, such as train.lr=3e-4.")
+]
+Resume = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|never|PATH",
+        help="auto: go on from the run's newest complete checkpoint; never: refuse to; "
+        "PATH: from this checkpoint, also RUN_DIR@STEP.",
+    ),
+]
+CheckpointName = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Its folder, RUN_DIR@latest or RUN_DIR@STEP.")]
+
+
+@app.command(epilog="Example: thalweg prepare configs/data/sample.yaml --out prepared/sample")
+def prepare(
+    recipe: Annotated[Path, typer.Argument(metavar="DATA.yaml", help="The recipe.")],
+    out: Annotated[Path, typer.Option(help="Folder for the token shards.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """Turn raw corpora into token shards. Runs again only what is not done."""
+    from launcher.config import load_recipe
+    from launcher.logs import log_to_stderr
+    from launcher.prepare import report_table, summary
+
+    log_to_stderr()
+    from data_pipeline.prepare import prepare as prepare_folder
+
+    manifest = prepare_folder(load_recipe(recipe), out, workers)
+    if as_json:
+        print(json.dumps(summary(manifest, out)))
+    else:
+        from rich.console import Console
+
+        Console().print(report_table(manifest, out))
+
+
+@app.command(epilog="Example: thalweg train configs/smoke.yaml train.lr=1e-3")
+def train(run: RunFile, assignments: Assignments = None, resume: Resume = "auto") -> None:
+    """Train, as one process or as one rank of a launcher that set RANK and WORLD_SIZE."""
+    from launcher.config import load_run
+    from launcher.logs import log_to_stderr
+    from launcher.train import train_rank
+
+    log_to_stderr(quiet=int(os.environ.get("RANK", "0")) > 0)
+    train_rank(load_run(run, assignments), resume)
+
+
+@app.command(epilog="Example: thalweg launch configs/smoke.yaml --processes 2 zero.stage=3")
+def launch(
+    run: RunFile,
+    assignments: Assignments = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes on this machine; one for each GPU by default, else one.")
+    ] = None,
+    resume: Resume = "auto",
+) -> None:
+    """Start training on this machine with several processes."""
+    from launcher.config import load_run
+    from launcher.launch import launch_here
+    from launcher.logs import log_to_stderr
+
+    log_to_stderr()
+    config = load_run(run, assignments)
+    launch_here(config, ["train", str(run), *(assignments or []), "--resume", resume], processes, resume)
+
+
+@app.command(epilog='Example: thalweg generate runs/smoke@latest --prompt "The" --max-tokens 50 --seed 1')
+def generate(
+    checkpoint: CheckpointName,
+    prompt: Annotated[str, typer.Option(help="Text to go on from.")],
+    max_tokens: Annotated[int, typer.Option(min=1, help="At most so many tokens.")] = 100,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token each time.")] = 1.0,
+    top_p: Annotated[float, typer.Option(min=0, max=1, help="Keep the likeliest tokens up to this probability.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
+) -> None:
+    """Print the prompt and sampled text that continues it."""
+    from launcher.generate import generate_text
+
+    print(prompt + generate_text(checkpoint, prompt, max_tokens, temperature, top_p, seed))
+
+
+@app.command(epilog="Example: thalweg verify runs/smoke@latest")
+def verify(path: Annotated[str, typer.Argument(metavar="PATH", help="A prepared folder or a checkpoint.")]) -> None:
+    """Check a prepared folder or a checkpoint against its hashes."""
+    from launcher.verify import verify_path
+
+    print(verify_path(path))
+
+
+def main() -> None:
+    """Runs the command line: exit code 2 for wrong configuration or bad input, 1 for a failure while running."""
+    try:
+        app()
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except RunError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""The whole of a run's configuration, put together from the sections of each room."""
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from data_pipeline.config import DataConfig, Recipe, Section
+from data_pipeline.errors import InputError
+from launcher.yaml_file import override, read_yaml
+from model.config import ModelConfig
+from training.config import CheckpointConfig, MetricsConfig, TrainConfig, ValidationConfig, ZeroConfig
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+class RunConfig(Section):
+    """One run: a RUN.yaml with its defaults filled in."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run.")
+    seed: int = Field(1234, ge=0, description="Of the initial weights and of the order of data.")
+    run_dir: Path | None = Field(None, description="Where the run writes, from the working directory; runs/<name>.")
+    model: ModelConfig
+    data: DataConfig
+    train: TrainConfig
+    zero: ZeroConfig = ZeroConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    validation: ValidationConfig = ValidationConfig()
+    metrics: MetricsConfig = MetricsConfig()
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.run_dir or Path("runs") / self.name
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of a global batch."""
+        return self.train.batch_tokens // self.model.n_ctx
+
+    @model_validator(mode="after")
+    def _whole_sequences(self) -> "RunConfig":
+        n_ctx, given = self.model.n_ctx, self.train.batch_tokens
+        if given % n_ctx:
+            below = given - given % n_ctx
+            nearest = f"{below} or {below + n_ctx}" if below else str(n_ctx)
+            raise ValueError(f"train.batch_tokens {given} is no multiple of model.n_ctx {n_ctx}; nearest: {nearest}")
+        return self
+
+    def dump(self) -> str:
+        """YAML that `thalweg train` reads back as this very configuration."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_run(path: Path, assignments: list[str] | None = None) -> RunConfig:
+    """Reads a RUN.yaml with overrides such as `train.lr=3e-4`.
+
+    Raises InputError with every mistake of the file.
+    """
+    return _validate(RunConfig, override(read_yaml(path), assignments or []), path)
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Reads a DATA.yaml. Raises InputError with every mistake of the file."""
+    return _validate(Recipe, read_yaml(path), path)
+
+
+def _validate(model: type[Config], tree: dict[str, Any], path: Path) -> Config:
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        mistakes = [_explain(model, each) for each in error.errors()]
+        raise InputError("\n".join(f"{path}: {mistake}" for mistake in mistakes)) from None
+
+
+def _explain(model: type[BaseModel], error: Any) -> str:
+    """One mistake as `dotted.key: what is wrong and what would be right`."""
+    keys, sections = _follow(model, error["loc"])
+    dotted = ".".join(keys)
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        valid = sorted({field for section in sections for field in section.model_fields})
+        nearest = difflib.get_close_matches(keys[-1], valid, n=1, cutoff=0.5)
+        mend = f"did you mean {nearest[0]}?" if nearest else f"valid here: {', '.join(valid)}"
+        return f"{dotted}: is no known key; {mend}"
+    if error["type"] == "missing":
+        return f"{dotted}: is missing"
+    if error["type"] == "string_type":
+        message = "should be text; put it in quotes"
+    found = "" if isinstance(error["input"], dict) or not dotted else f" (it is {str(error['input'])!r})"
+    return f"{dotted}: {message}{found}" if dotted else message
+
+
+def _follow(model: type[BaseModel], loc: tuple[Any, ...]) -> tuple[list[str], list[type[BaseModel]]]:
+    """The keys on the way to an error as a user wrote them, and the sections that hold the last of them.
+
+    Pydantic puts the tag of a union among the keys; a tag is no key.
+    """
+    keys: list[str] = []
+    sections: list[type[BaseModel]] = [model]
+    annotation: Any = model
+    for part in loc:
+        if get_origin(annotation) in (dict, list, tuple):
+            keys.append(str(part))
+            annotation = get_args(annotation)[-1]
+            continue
+        models = _models_in(annotation)
+        tagged = [each for each in models if part in _tags(each)]
+        if len(models) > 1 and tagged:
+            annotation = tagged[0]
+            continue
+        keys.append(str(part))
+        sections = models or sections
+        annotation = next((each.model_fields[part].annotation for each in models if part in each.model_fields), None)
+    return keys, sections
+
+
+def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
+    """The kinds that a member of a union answers to."""
+    return get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The configuration models inside an annotation such as `dict[str, A | B] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for each in get_args(annotation) for found in _models_in(each)]

@@ -1,0 +1,49 @@
+"""Starting the processes of a run on this machine, with torch's elastic agent."""
+
+import logging
+import os
+import signal
+import sys
+import uuid
+
+import torch
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from launcher.config import RunConfig
+from launcher.train import check_run
+from training.errors import RunError
+
+
+def launch_here(config: RunConfig, arguments: list[str], processes: int | None, resume: str) -> None:
+    """Runs `thalweg ARGUMENTS` as that many ranks and waits for them; when one dies, all are ended.
+
+    What can be found wrong is found here, once, before any rank starts.
+    Raises RunError that names the first rank that failed.
+    """
+    count = processes or torch.cuda.device_count() or 1
+    check_run(config, resume, count)
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    agent = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    try:
+        # -P: a folder called model/ or training/ where the run is started must not stand in for ours.
+        elastic_launch(agent, sys.executable)("-P", "-u", "-m", "launcher.cli", *arguments)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode == 2:
+            sys.exit(2)
+        ended = signal.Signals(-failure.exitcode).name if failure.exitcode < 0 else f"exit code {failure.exitcode}"
+        raise RunError(f"rank {rank} ended with {ended}; its last lines are above; all other ranks were ended") from None
+    except SignalException as error:
+        sys.exit(128 + error.sigval)

@@ -1,0 +1,53 @@
+"""Preparing on first use, and the table that says what became of each source."""
+
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from rich.table import Table
+
+from data_pipeline.config import DataConfig
+from data_pipeline.manifest import Manifest
+from launcher.config import load_recipe
+
+
+def ensure_prepared(data: DataConfig) -> Path:
+    """The prepared folder of a run, made first where the run names a recipe and the folder is not there.
+
+    Of several processes one prepares and the others wait.
+    """
+    if data.prepare is not None and not (data.folder / "manifest.json").exists():
+        from data_pipeline.prepare import prepare
+
+        data.folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(data.folder.with_name(f".{data.folder.name}.lock")):
+            prepare(load_recipe(data.prepare), data.folder)
+    return data.folder
+
+
+def summary(manifest: Manifest, out: Path) -> dict[str, Any]:
+    """The report as a JSON object."""
+    sources = {
+        name: {
+            "read": source.read,
+            "dropped": source.dropped,
+            "documents": source.documents,
+            "tokens": source.tokens,
+            "validation_documents": sum(shard.documents for shard in source.splits["validation"]),
+            "shards": sum(len(shards) for shards in source.splits.values()),
+        }
+        for name, source in manifest.sources.items()
+    }
+    return {"path": str(out), "tokenizer": manifest.tokenizer.model_dump(exclude={"file"}), "sources": sources}
+
+
+def report_table(manifest: Manifest, out: Path) -> Table:
+    """Per source the documents read, dropped by reason and kept, and the tokens."""
+    table = Table(title=f"Prepared in {out}")
+    for column in ("source", "read", "dropped", "kept", "of these held out", "tokens"):
+        table.add_column(column, justify="left" if column in ("source", "dropped") else "right")
+    for name, source in summary(manifest, out)["sources"].items():
+        dropped = "\n".join(f"{count:,} {reason}" for reason, count in source["dropped"].items())
+        counts = (source["documents"], source["validation_documents"], source["tokens"])
+        table.add_row(name, f"{source['read']:,}", dropped or "-", *(f"{count:,}" for count in counts))
+    return table

@@ -1,0 +1,125 @@
+"""One rank of a run: builds everything that the loop needs, and runs it."""
+
+import logging
+import os
+from pathlib import Path
+
+from rich.console import Console
+
+from data_pipeline.errors import InputError
+from data_pipeline.loader import Deal
+from data_pipeline.stream import Stream
+from launcher.config import RunConfig
+from launcher.prepare import ensure_prepared
+from launcher.resume import check, choose
+from model.counts import count_parameters, training_flops
+
+log = logging.getLogger("thalweg.train")
+
+WASTE_WARNING = 0.05
+
+
+def check_run(config: RunConfig, resume: str, world_size: int) -> tuple[Stream, Path | None]:
+    """The stream of a run and the checkpoint that it goes on from, everything checked that can be without ranks."""
+    stream = Stream(ensure_prepared(config.data), config.data.mixture, config.seed, config.model.n_ctx)
+    entries = stream.manifest.tokenizer.vocab_size
+    if entries > config.model.vocab_size:
+        raise InputError(
+            f"model.vocab_size: is {config.model.vocab_size}, but the tokenizer of {stream.folder} "
+            f"has {entries} entries; set it to {entries} or more"
+        )
+    folder = choose(config, resume)
+    if folder is not None:
+        for change in check(config, folder, world_size):
+            log.info("resumed with a change: %s", change)
+    return stream, folder
+
+
+def train_rank(config: RunConfig, resume: str) -> None:
+    """Trains as the rank that the environment names."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    stream, folder = check_run(config, resume, world_size)
+    _announce(config, stream, world_size)
+
+    # Importing and starting the engine takes seconds: not before everything else is known to be right.
+    from model.gpt import GPT
+    from training import checkpoint
+    from training.checkpointer import Checkpointer
+    from training.console import ConsoleReport
+    from training.engine import build_engine
+    from training.finite import FiniteGuard
+    from training.ledger import Ledger
+    from training.loop import train
+    from training.metrics import Metrics
+    from training.optimizer import build_optimizer
+    from training.run import Run
+    from training.run_folder import RunFolder
+    from training.validation import Validation
+
+    network = GPT(config.model)
+    network.initialise(config.seed)
+    engine = build_engine(
+        network,
+        build_optimizer(network, config.train),
+        zero_stage=config.zero.stage,
+        precision=config.train.precision,
+        micro_batch=config.train.micro_batch,
+        grad_clip=config.train.grad_clip,
+    )
+    run_folder = RunFolder(config.folder, writes=engine.rank == 0)
+    run_folder.describe(config.dump(), engine.world_size)
+    run = Run(config.train, engine, stream, Ledger(stream, engine.device), run_folder)
+    if folder is not None:
+        checkpoint.load(run, folder)
+        log.info("resumed from %s at step %d, %s tokens", folder, run.progress.step, f"{run.tokens:,}")
+    run_folder.event("start", run.progress.step, run.tokens, resumed_from=folder and folder.name)
+    if run.finished:
+        log.info("the run has consumed its %s tokens already: raise train.tokens to go on", f"{config.train.tokens:,}")
+        return
+    describing = checkpoint.Describing(
+        config.model, config.dump(), stream.folder / "tokenizer.json", config.zero.stage, config.train.precision
+    )
+    console = ConsoleReport(Console(stderr=True, quiet=engine.rank > 0))
+    callbacks = [
+        FiniteGuard(),
+        Validation(config.validation),
+        Metrics(config.metrics, [run_folder.metrics, console.show]),
+        console,
+        Checkpointer(config.checkpoint, describing),
+    ]
+    train(run, callbacks)
+    run_folder.event("end", run.progress.step, run.tokens)
+    log.info("done: %s, metrics in %s", config.folder, config.folder / "metrics.jsonl")
+
+
+def _announce(config: RunConfig, stream: Stream, world_size: int) -> None:
+    """Says what will be trained, on what and how it is dealt, before the first step."""
+    train = config.train
+    log.info(
+        "%s: %s parameters, %.3g FLOPs (6 per parameter and token) for %s tokens in %s",
+        config.name,
+        f"{count_parameters(config.model):,}",
+        training_flops(config.model, train.tokens),
+        f"{train.tokens:,}",
+        train.precision,
+    )
+    for source, share in zip(stream.sources, stream.mixture.shares.values(), strict=True):
+        epochs = share * train.tokens / max(source.windows * stream.n_ctx, 1)
+        log.info("  %s: share %.3f%%, %s tokens, %.2f epochs", source.name, 100 * share, f"{source.tokens:,}", epochs)
+    deal = Deal(config.sequences, world_size, train.micro_batch)
+    log.info(
+        "batch: %d sequences on %d processes, %d forwards of %d sequences each, %.1f%% filler",
+        deal.sequences,
+        world_size,
+        deal.forwards,
+        deal.forward_size,
+        100 * deal.wasted,
+    )
+    if deal.wasted > WASTE_WARNING:
+        log.warning(
+            "train.batch_tokens: %.0f%% of every step is wasted on filler; a batch of a multiple of %d sequences "
+            "(%d tokens) wastes nothing",
+            100 * deal.wasted,
+            world_size,
+            world_size * stream.n_ctx,
+        )

@@ -1,0 +1,29 @@
+"""Checking what is on disk against its hashes."""
+
+import json
+from pathlib import Path
+
+from data_pipeline.errors import InputError
+from data_pipeline.manifest import verify_folder
+
+
+def verify_path(name: str) -> str:
+    """One line that says what was found whole.
+
+    Raises InputError with a line for each file that is not what its manifest says.
+    """
+    from training import checkpoint
+
+    folder = checkpoint.find(name)
+    is_data = _manifest_keys(folder) & {"sources", "recipe_hash"}
+    faults = verify_folder(folder) if is_data else checkpoint.verify(folder)
+    if faults:
+        raise InputError("\n".join(faults))
+    return f"{folder}: whole, every file of the {'prepared folder' if is_data else 'checkpoint'} as its manifest says"
+
+
+def _manifest_keys(folder: Path) -> set[str]:
+    try:
+        return set(json.loads((folder / "manifest.json").read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return set()

@@ -1,0 +1,39 @@
+"""Makes small prepared folders whose tokens say where they come from."""
+
+from pathlib import Path
+
+import numpy as np
+
+from data_pipeline.manifest import Manifest, SourceEntry, TokenizerEntry
+from data_pipeline.shards import FileEntry, ShardWriter
+
+
+def write_folder(folder: Path, shards: dict[str, list[int]], vocab_size: int = 50257, validation: int = 0) -> Manifest:
+    """A folder with the given number of tokens in each shard of each source, numbered through from a random start."""
+    sources = {}
+    for index, (name, sizes) in enumerate(shards.items()):
+        rng = np.random.default_rng(index)
+        splits = {"train": sizes, "validation": [validation] if validation else []}
+        entries = {
+            split: [write_shard(folder, f"{name}/{split}/{at:05d}", size, vocab_size, rng) for at, size in enumerate(each)]
+            for split, each in splits.items()
+        }
+        both = [*entries["train"], *entries["validation"]]
+        documents, tokens = sum(each.documents for each in both), sum(each.tokens for each in both)
+        sources[name] = SourceEntry(read=documents, dropped={}, documents=documents, tokens=tokens, splits=entries)
+    (folder / "tokenizer.json").write_text("{}")
+    tokenizer = TokenizerEntry(
+        vocab_size=vocab_size, end_of_text=vocab_size - 1, file=FileEntry.of(folder / "tokenizer.json")
+    )
+    manifest = Manifest(recipe_hash="test", tokenizer=tokenizer, sources=sources)
+    manifest.save(folder)
+    return manifest
+
+
+def write_shard(folder: Path, name: str, size: int, vocab_size: int, rng: np.random.Generator):
+    writer = ShardWriter(folder / name, vocab_size, vocab_size - 1)
+    while writer.tokens < size:
+        length = min(int(rng.integers(1, 60)), size - writer.tokens) - 1
+        origin = {"id": f"{name}/{writer.tokens}", "file": "made up", "offset": writer.tokens, "url": None}
+        writer.add(rng.integers(0, vocab_size - 1, length), origin)
+    return writer.close(name)

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_pipeline.errors import InputError
+from data_pipeline.mixture import PERIOD, Mixture, quantise
+
+weights = st.dictionaries(
+    st.text("abcdefgh", min_size=1, max_size=3), st.floats(0, 1e6, allow_subnormal=False), min_size=1, max_size=12
+).filter(lambda shares: sum(shares.values()) > 0)
+
+
+@given(weights)
+def test_quantised_weights_add_up_and_are_near(shares: dict[str, float]) -> None:
+    counts, total = quantise(shares), sum(shares.values())
+    assert list(counts) == list(shares)
+    assert sum(counts.values()) == PERIOD
+    lifted = sum(0 < weight / total * PERIOD < 1 for weight in shares.values())
+    for name, weight in shares.items():
+        assert (counts[name] > 0) == (weight > 0)
+        assert abs(counts[name] - weight / total * PERIOD) < 1 + lifted
+
+
+@settings(max_examples=25)
+@given(weights)
+def test_shares_are_less_than_one_sequence_off_after_any_number(shares: dict[str, float]) -> None:
+    mixture = Mixture(shares)
+    source, ordinal = mixture.locate(np.arange(PERIOD))
+    taken = np.arange(1, PERIOD + 1)
+    for index, count in enumerate(mixture.counts):
+        seen = np.cumsum(source == index)
+        assert np.abs(seen - count * taken / PERIOD).max() < 1
+        assert (ordinal[source == index] == np.arange(count)).all()
+
+
+@pytest.mark.parametrize("sources", [2, 3, 40, 500])
+def test_the_bound_holds_for_many_equal_and_unequal_sources(sources: int) -> None:
+    for shares in ({f"s{i}": 1.0 for i in range(sources)}, {f"s{i}": 1 / (i + 1) for i in range(sources)}):
+        mixture = Mixture(shares)
+        source, _ = mixture.locate(np.arange(PERIOD))
+        ideal = np.arange(1, PERIOD + 1)
+        worst = max(
+            np.abs(np.cumsum(source == index) - count * ideal / PERIOD).max()
+            for index, count in enumerate(mixture.counts)
+        )
+        assert worst <= 1 - 1 / (2 * sources - 2) + 1e-9  # Tijdeman's bound, the best there is
+
+
+@settings(max_examples=25)
+@given(weights, st.lists(st.integers(0, 2**50), min_size=1, max_size=20))
+def test_any_position_is_found_without_those_before_it(shares: dict[str, float], at: list[int]) -> None:
+    mixture = Mixture(shares)
+    source, ordinal = mixture.locate(np.array(at))
+    for position, index, count in zip(at, source, ordinal, strict=True):
+        assert mixture.consumed(position)[index] == count
+        assert mixture.consumed(position + 1)[index] == count + 1
+        assert mixture.consumed(position).sum() == position
+
+
+def test_the_shares_of_gpt3() -> None:
+    mixture = Mixture({"common_crawl": 0.60, "webtext": 0.22, "books": 0.16, "wikipedia": 0.03})
+    assert mixture.shares == pytest.approx(
+        {"common_crawl": 60 / 101, "webtext": 22 / 101, "books": 16 / 101, "wikipedia": 3 / 101}, abs=1 / PERIOD
+    )
+
+
+@pytest.mark.parametrize(
+    ("shares", "said"), [({"a": -1.0}, "mixture.a"), ({"a": 0.0}, "above 0"), ({"a": 1.0, "b": float("nan")}, "mixture.b")]
+)
+def test_wrong_weights_are_named(shares: dict[str, float], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        Mixture(shares)

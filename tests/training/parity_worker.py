@@ -1,0 +1,70 @@
+"""One rank of the engine on made-up batches; prints the losses and gradient norms of the steps on rank 0."""
+
+import json
+import sys
+
+import torch
+
+from data_pipeline.loader import Deal
+from model.config import ModelConfig
+from model.gpt import GPT
+from training.collectives import gather_rows
+from training.config import TrainConfig
+from training.optimizer import build_optimizer
+
+MODEL = ModelConfig(n_layer=2, n_head=4, d_model=32, n_ctx=16, vocab_size=64)
+TRAIN = TrainConfig(tokens=1, batch_tokens=1, lr=3e-3, grad_clip=0.5)
+STEPS = 20
+
+
+def batch(step: int) -> torch.Tensor:
+    """The tokens of a global batch [N, T + 1]; N differs from step to step and divides by no number of ranks."""
+    generator = torch.Generator().manual_seed(step)
+    sequences = (7, 11, 5)[step % 3]
+    walk = torch.randint(0, 3, (sequences, MODEL.n_ctx + 1), generator=generator).cumsum(dim=1)
+    return (walk + torch.randint(0, 64, (sequences, 1), generator=generator)) % 64
+
+
+def lr(step: int) -> float:
+    return TRAIN.lr * (1 - step / (2 * STEPS))
+
+
+def main(stage: int, precision: str, micro_batch: int) -> None:
+    from training.engine import build_engine
+
+    network = GPT(MODEL)
+    network.initialise(0)
+    engine = build_engine(
+        network,
+        build_optimizer(network, TRAIN),
+        zero_stage=stage,
+        precision=precision,
+        micro_batch=micro_batch,
+        grad_clip=TRAIN.grad_clip,
+    )
+    losses, norms = [], []
+    for step in range(STEPS):
+        tokens = batch(step)
+        deal = Deal(len(tokens), engine.world_size, micro_batch)
+        mine = tokens[deal.part(engine.rank)]
+        padded = torch.zeros(deal.forwards * deal.forward_size, tokens.shape[1], dtype=torch.int64)
+        padded[: len(mine)] = mine
+        weights = (torch.arange(len(padded)) < len(mine)).float()
+        engine.set_lr(lr(step))
+        seen = []
+        for at in range(deal.forwards):
+            part = slice(at * deal.forward_size, (at + 1) * deal.forward_size)
+            loss = engine(padded[part])
+            share = (loss * weights[part]).sum() * (engine.world_size / len(tokens))
+            engine.backward(share, last=at == deal.forwards - 1)
+            seen.append(loss.detach())
+        mean = gather_rows(torch.cat(seen)[: len(mine), None]).mean()
+        losses.append(float(mean))
+        norms.append(engine.step())
+    final = {name: value.double().abs().sum().item() for name, value in engine.full_parameters()}
+    if engine.rank == 0:
+        print(json.dumps({"losses": losses, "norms": norms, "weights": final}))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

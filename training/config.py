@@ -1,0 +1,85 @@
+"""The sections of a run that the loop reads."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from data_pipeline.config import Section
+
+_UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
+
+
+def _seconds(value: Any) -> Any:
+    """Reads 90s, 30min, 2h or 1d; leaves everything else to pydantic."""
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h|d)", value)):
+        return float(match[1]) * _UNITS[match[2]]
+    if isinstance(value, str):
+        raise ValueError(f"{value!r} is no duration; write it like 90s, 30min, 2h or 1d")
+    return value
+
+
+Duration = Annotated[float, BeforeValidator(_seconds)]
+"""Seconds, written like 30min."""
+
+
+class TrainConfig(Section):
+    """The `train:` section: how long, how fast, in which precision."""
+
+    tokens: int = Field(gt=0, description="Tokens to train on; the last batch is a whole one.")
+    batch_tokens: int = Field(gt=0, description="Tokens of a global batch, a multiple of n_ctx.")
+    micro_batch: int = Field(8, gt=0, description="At most this many sequences per process and forward.")
+    lr: float = Field(gt=0, description="Peak learning rate.")
+    warmup_tokens: int = Field(0, ge=0, description="The learning rate rises linearly over these tokens.")
+    decay_tokens: int | None = Field(
+        None, gt=0, description="It has fallen along a cosine by these tokens, warm-up included; all of them by default."
+    )
+    min_lr_ratio: float = Field(0.1, ge=0, le=1, description="Where the cosine ends, as a share of the peak.")
+    weight_decay: float = Field(0.1, ge=0, description="Decay of the matrices; biases and norms have none.")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's two moments.")
+    eps: float = Field(1e-8, gt=0, description="AdamW's epsilon.")
+    grad_clip: float = Field(1.0, ge=0, description="Largest norm of the whole gradient; 0 does not clip.")
+    precision: Literal["bf16", "fp32"] = Field("bf16", description="Of forward and backward; the optimizer's is fp32.")
+
+    @model_validator(mode="after")
+    def _warmup_before_decay(self) -> "TrainConfig":
+        if self.warmup_tokens >= (self.decay_tokens or self.tokens):
+            raise ValueError(
+                f"warmup_tokens {self.warmup_tokens} is not below decay_tokens {self.decay_tokens or self.tokens}"
+            )
+        return self
+
+
+class ZeroConfig(Section):
+    """The `zero:` section: what DeepSpeed shards."""
+
+    stage: Literal[0, 1, 2, 3] = Field(
+        1, description="0: nothing; 1: optimizer states; 2: gradients, too; 3: parameters, too."
+    )
+
+
+class KeepConfig(Section):
+    """Which checkpoints stay on disk."""
+
+    last: int = Field(3, gt=0, description="The newest so many.")
+
+
+class CheckpointConfig(Section):
+    """The `checkpoint:` section. One is always saved at the end."""
+
+    every: Duration | None = Field(1800.0, gt=0, description="Time between two checkpoints, such as 30min.")
+    every_tokens: int | None = Field(None, gt=0, description="Tokens between two checkpoints.")
+    keep: KeepConfig = KeepConfig()
+
+
+class ValidationConfig(Section):
+    """The `validation:` section: loss on the held-out part of each source."""
+
+    every_tokens: int | None = Field(None, gt=0, description="Tokens between two validations; off by default.")
+    tokens_per_source: int = Field(2**20, gt=0, description="At most so many tokens of each source, always the same.")
+
+
+class MetricsConfig(Section):
+    """The `metrics:` section."""
+
+    every_steps: int = Field(1, gt=0, description="Steps between two lines of metrics.jsonl.")

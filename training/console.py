@@ -1,0 +1,82 @@
+"""What a person sees of a run: a progress line on a terminal, plain lines elsewhere, a table at the end."""
+
+import logging
+from collections import deque
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from training.callback import Callback
+from training.run import Run
+
+log = logging.getLogger("thalweg.train")
+
+RECENT_LINES = 50
+
+
+class ConsoleReport(Callback):
+    """Receives the lines of the metrics and shows them; of use on rank 0 only."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT_LINES)
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(), console=console
+        )
+
+    def on_start(self, run: Run) -> None:
+        self._total = run.config.tokens
+        if self._live:
+            self._task = self._bar.add_task("starting", total=self._total, completed=run.tokens)
+            self._bar.start()
+
+    @property
+    def _live(self) -> bool:
+        return self._console.is_terminal
+
+    def show(self, line: dict[str, Any]) -> None:
+        """Shows one line of metrics."""
+        self._recent.append(line)
+        text = (
+            f"step {line['step']}  tokens {line['tokens']:,}/{self._total:,}  loss {line['loss']:.4f}  "
+            f"lr {line['lr']:.2e}  norm {line['grad_norm']:.3f}  {line['tokens_per_second']:,.0f} tokens/s"
+        )
+        if self._live:
+            self._bar.update(self._task, description=text, completed=line["tokens"])
+        else:
+            log.info("%s  %s", text, _by_source(line["loss_by_source"]))
+        if validation := line.get("validation_loss_by_source"):
+            log.info("step %s  validation loss  %s", line["step"], _by_source(validation))
+
+    def on_end(self, run: Run) -> None:
+        if self._live:
+            self._bar.stop()
+        if run.engine.rank == 0 and self._recent:
+            self._console.print(self._table(run))
+
+    def _table(self, run: Run) -> Table:
+        last, steps = self._recent[-1], len(self._recent)
+        table = Table(title=f"What the model has seen by step {last['step']}")
+        for column in ("source", "share asked", "share seen", "tokens", "epochs", "train loss", "validation loss"):
+            table.add_column(column, justify="left" if column == "source" else "right")
+        for source, asked in zip(run.stream.sources, run.stream.mixture.shares.values(), strict=True):
+            name = source.name
+            losses = [line["loss_by_source"][name] for line in self._recent if name in line["loss_by_source"]]
+            held_out = last.get("validation_loss_by_source", {}).get(name)
+            table.add_row(
+                name,
+                f"{asked:.3%}",
+                f"{last['share_by_source'][name]:.3%}",
+                f"{last['tokens_by_source'][name]:,}",
+                f"{run.ledger.sequences_by_source[name] / max(source.windows, 1):.2f}",
+                f"{sum(losses) / len(losses):.3f}" if losses else "-",
+                f"{held_out:.3f}" if held_out is not None else "-",
+            )
+        table.caption = f"train loss: mean of the last {steps} lines, in nats per token"
+        return table
+
+
+def _by_source(losses: dict[str, float]) -> str:
+    return "  ".join(f"{name} {loss:.3f}" for name, loss in losses.items())

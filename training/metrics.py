@@ -1,0 +1,57 @@
+"""One line of metrics every few steps, handed to every sink."""
+
+import resource
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from training.callback import Callback, StepResult
+from training.config import MetricsConfig
+from training.run import Run
+
+Sink = Callable[[dict[str, Any]], None]
+
+
+class Metrics(Callback):
+    """Settles the ledger and makes a line of it; every rank takes part, rank 0's sinks receive it."""
+
+    def __init__(self, config: MetricsConfig, sinks: Sequence[Sink]) -> None:
+        self._every, self._sinks = config.every_steps, sinks
+
+    def on_start(self, run: Run) -> None:
+        self._time, self._tokens = time.perf_counter(), run.tokens
+
+    def on_step(self, run: Run, result: StepResult) -> None:
+        if run.progress.step % self._every and not run.finished and not run.fields:
+            return
+        settled = run.ledger.take()
+        seconds = time.perf_counter() - self._time
+        line = {
+            "step": run.progress.step,
+            "tokens": run.tokens,
+            "loss": settled.mean_loss,
+            "loss_by_source": settled.loss_by_source,
+            "tokens_by_source": run.ledger.tokens_by_source,
+            "share_by_source": run.ledger.share_by_source,
+            "lr": result.lr,
+            "grad_norm": result.grad_norm,
+            "batch_tokens": run.config.batch_tokens,
+            "tokens_per_second": (run.tokens - self._tokens) / seconds,
+            "memory_gb": _peak_memory_gb(run.engine.device),
+            **run.fields,
+            "data_hash": run.ledger.data_hash,
+        }
+        run.fields.clear()
+        self._time, self._tokens = time.perf_counter(), run.tokens
+        if run.engine.rank == 0:
+            for sink in self._sinks:
+                sink(line)
+
+
+def _peak_memory_gb(device: torch.device) -> float:
+    """Peak so far, in 10^9 bytes: of the device's allocator on a GPU, of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

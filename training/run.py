@@ -1,0 +1,48 @@
+"""What a run is made of while it runs: the state that the loop moves on and its callbacks read."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from data_pipeline.stream import Stream, StreamState
+from training.config import TrainConfig
+from training.engine import Engine
+from training.ledger import Ledger
+from training.run_folder import RunFolder
+
+
+@dataclass
+class Progress:
+    """How far a run has come."""
+
+    step: int = 0
+    sequences: int = 0
+    stream: StreamState = StreamState()
+
+
+@dataclass
+class Run:
+    """One rank's view of a run."""
+
+    config: TrainConfig
+    engine: Engine
+    stream: Stream
+    ledger: Ledger
+    folder: RunFolder
+    progress: Progress = field(default_factory=Progress)
+    fields: dict[str, Any] = field(default_factory=dict)
+    """What callbacks add to the next line of metrics.jsonl."""
+
+    @property
+    def sequences_per_batch(self) -> int:
+        """Sequences of a global batch."""
+        return self.config.batch_tokens // self.stream.n_ctx
+
+    @property
+    def tokens(self) -> int:
+        """Tokens consumed so far."""
+        return self.progress.sequences * self.stream.n_ctx
+
+    @property
+    def finished(self) -> bool:
+        """Whether all tokens that were asked for are consumed."""
+        return self.tokens >= self.config.tokens

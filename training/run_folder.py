@@ -1,0 +1,103 @@
+"""The run folder: everything needed to do a run again, and what became of it."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("thalweg", "torch", "deepspeed", "accelerate", "datatrove", "tokenizers", "numpy")
+VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+PREFIXES = ("NCCL_", "GLOO_", "SLURM_JOB", "TORCH_NCCL_", "TORCH_DIST", "DS_")
+
+
+def environment(world_size: int) -> dict[str, Any]:
+    """Versions, commit, command and the variables that shape a run; never the whole environment, for secrets' sake."""
+    names = [name for name in os.environ if name in VARIABLES or name.startswith(PREFIXES)]
+    return {
+        "command": sys.argv,
+        "working_directory": os.getcwd(),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "world_size": world_size,
+        "packages": {name: _version(name) for name in PACKAGES},
+        "variables": {name: os.environ[name] for name in sorted(names)},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the code that runs, `-dirty` where it was edited; None outside a git checkout."""
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() or None
+
+
+class RunFolder:
+    """Appends to a run's files. Only rank 0 writes; the other ranks' folders are mute."""
+
+    def __init__(self, path: Path, *, writes: bool) -> None:
+        self.path, self._writes = path, writes
+        self.checkpoints = path / "checkpoints"
+        self.life = 1
+        if writes:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self.life = 1 + sum(each["event"] == "start" for each in read_lines(path / "events.jsonl"))
+
+    def describe(self, config_yaml: str, world_size: int) -> None:
+        """Writes config.yaml and environment.json."""
+        if self._writes:
+            (self.path / "config.yaml").write_text(config_yaml)
+            text = json.dumps(environment(world_size) | {"life": self.life}, indent=1)
+            (self.path / "environment.json").write_text(text + "\n")
+
+    def event(self, event: str, step: int, tokens: int, **details: Any) -> None:
+        """Appends a line to events.jsonl."""
+        line = {"time": time.time(), "life": self.life, "event": event, "step": step, "tokens": tokens}
+        self._append("events.jsonl", line | details)
+
+    def metrics(self, fields: dict[str, Any]) -> None:
+        """Appends a line to metrics.jsonl."""
+        self._append("metrics.jsonl", {"life": self.life} | fields)
+
+    def _append(self, name: str, line: dict[str, Any]) -> None:
+        if not self._writes:
+            return
+        path = self.path / name
+        torn = path.exists() and path.stat().st_size and not _ends_with_newline(path)
+        with path.open("a") as file:
+            # A life that was killed while writing may have left half a line, which must not swallow this one.
+            file.write(("\n" if torn else "") + json.dumps(line) + "\n")
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a .jsonl of a run folder, torn lines left out; empty where there is no file."""
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue
+    return lines

@@ -1,0 +1,60 @@
+"""Loss on the held-out part of each source, on the same windows whatever the number of processes."""
+
+import logging
+
+import numpy as np
+import torch
+
+from data_pipeline.stream import Source
+from training.callback import Callback, StepResult
+from training.collectives import gather_rows
+from training.config import ValidationConfig
+from training.run import Run
+
+log = logging.getLogger("thalweg.validation")
+
+
+class Validation(Callback):
+    """Takes the first windows of each source, dealt to the ranks in turn."""
+
+    def __init__(self, config: ValidationConfig) -> None:
+        self._config = config
+
+    def on_start(self, run: Run) -> None:
+        if self._config.every_tokens is None:
+            return
+        self._sources = [source for source in run.stream.validation() if source.windows]
+        missing = set(run.stream.mixture.names) - {source.name for source in self._sources}
+        for name in sorted(missing) if run.engine.rank == 0 else []:
+            log.warning("source %s has no held-out window of %d tokens: not validated", name, run.stream.n_ctx)
+
+    def on_step(self, run: Run, result: StepResult) -> None:
+        every = self._config.every_tokens
+        if every is None or not self._sources:
+            return
+        before = run.tokens - run.config.batch_tokens
+        if before // every < run.tokens // every or run.finished:
+            run.fields["validation_loss_by_source"] = self.measure(run)
+
+    @torch.no_grad()
+    def measure(self, run: Run) -> dict[str, float]:
+        """Mean loss in nats per token of each source that has held-out windows."""
+        most = max(1, self._config.tokens_per_source // run.stream.n_ctx)
+        run.engine.network.eval()
+        losses = {source.name: self._loss(run, source, min(most, source.windows)) for source in self._sources}
+        run.engine.network.train()
+        return losses
+
+    def _loss(self, run: Run, source: Source, windows: int) -> float:
+        """Every rank runs the same number of forwards, since a sharded network gathers its weights in each."""
+        rank, world, micro = run.engine.rank, run.engine.world_size, run.config.micro_batch
+        mine = list(range(rank, windows, world))
+        summed, most = 0.0, -(-windows // world)
+        for at in range(0, most, micro):
+            chosen = mine[at : at + micro]
+            tokens = np.zeros((max(len(chosen), 1), run.stream.n_ctx + 1), dtype=np.int64)
+            for row, window in zip(tokens, chosen, strict=False):
+                source.read(window, row)
+            loss = run.engine(torch.from_numpy(tokens).to(run.engine.device))
+            summed += float(loss[: len(chosen)].double().sum())
+        return float(gather_rows(torch.tensor([[summed]], dtype=torch.float64, device=run.engine.device)).sum()) / windows
