@@ -10,10 +10,15 @@ def _beside_its_file(value: Any) -> Any:
     """Joins a relative path to the folder of the YAML file that it was read from.
 
     The YAML loader hands over strings that know their folder, so that a path keeps its meaning when its
-    file is extended by one in another folder. Paths from elsewhere stay relative to the working directory.
+    file is extended by one in another folder. Paths from elsewhere are relative to the working directory, and
+    become absolute, too: a configuration is written into the run folder and read back from there.
     """
-    folder = getattr(value, "folder", None)
-    return value if folder is None else Path(folder) / Path(value).expanduser()
+    if not isinstance(value, str | Path):
+        return value
+    try:
+        return Path(getattr(value, "folder", Path.cwd())) / Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError("begins with the home of a user whom this machine does not know") from None
 
 
 FilePath = Annotated[Path, BeforeValidator(_beside_its_file)]

@@ -5,6 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Generic, Self, TypeVar, cast
 
 import numpy as np
@@ -20,8 +21,8 @@ T = TypeVar("T")
 class Deal:
     """How the sequences of a global batch are dealt to ranks and micro-batches.
 
-    Every rank runs the same number of forwards, on equally many sequences; what is not there is filled with
-    sequences of weight zero.
+    Every rank runs the same forwards. A rank that was dealt one sequence less than others computes one of
+    weight zero in its place.
     """
 
     sequences: int
@@ -30,24 +31,21 @@ class Deal:
     """At most this many sequences a forward."""
 
     @property
-    def forwards(self) -> int:
-        """Forwards of every rank."""
-        return -(-self._most // self.micro_batch)
-
-    @property
-    def _most(self) -> int:
+    def slots(self) -> int:
+        """Sequences that every rank computes, filler included."""
         return -(-self.sequences // self.world_size)
 
     @property
-    def forward_size(self) -> int:
-        """Sequences of every forward, filler included."""
-        return -(-self._most // self.forwards)
+    def forwards(self) -> list[slice]:
+        """The slots of each forward, as even as they go."""
+        count = -(-self.slots // self.micro_batch)
+        bounds = [self.slots * at // count for at in range(count + 1)]
+        return [slice(*pair) for pair in pairwise(bounds)]
 
     @property
     def wasted(self) -> float:
         """Share of the computed sequences that is filler."""
-        computed = self.world_size * self.forwards * self.forward_size
-        return 1 - self.sequences / computed
+        return 1 - self.sequences / (self.world_size * self.slots)
 
     def part(self, rank: int) -> slice:
         """The sequences of the global batch that `rank` computes: neighbours, so that ranks in turn keep the order."""
@@ -105,16 +103,14 @@ class Loader:
                 yield self._read(*ahead.popleft())
 
     def _read(self, located: Located, state: StreamState) -> RankBatch:
-        forwards, size = self._deal.forwards, self._deal.forward_size
         real = len(located.position)
-        tokens = np.zeros((forwards * size, self._stream.n_ctx + 1), dtype=np.int64)
-        weights = np.zeros(forwards * size, dtype=np.float32)
+        tokens = np.zeros((self._deal.slots, self._stream.n_ctx + 1), dtype=np.int64)
+        weights = np.zeros(self._deal.slots, dtype=np.float32)
         self._stream.read(located, tokens[:real])
         weights[:real] = 1
         hashes = [token_hash(row) for row in tokens[:real]]
         micro_batches = [
-            MicroBatch(torch.from_numpy(tokens[at : at + size]), torch.from_numpy(weights[at : at + size]))
-            for at in range(0, forwards * size, size)
+            MicroBatch(torch.from_numpy(tokens[each]), torch.from_numpy(weights[each])) for each in self._deal.forwards
         ]
         return RankBatch(self._deal.sequences, located, hashes, micro_batches, state)
 

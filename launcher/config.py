@@ -4,12 +4,11 @@ import difflib
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from data_pipeline.config import DataConfig, Recipe, Section
 from data_pipeline.errors import InputError
-from launcher.yaml_file import override, read_yaml
+from launcher.yaml_file import override, read_yaml, write_yaml
 from model.config import ModelConfig
 from training.config import CheckpointConfig, MetricsConfig, TrainConfig, ValidationConfig, ZeroConfig
 
@@ -20,7 +19,7 @@ class RunConfig(Section):
     """One run: a RUN.yaml with its defaults filled in."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run.")
-    seed: int = Field(1234, ge=0, description="Of the initial weights and of the order of data.")
+    seed: int = Field(1234, ge=0, lt=2**64, description="Of the initial weights and of the order of data.")
     run_dir: Path | None = Field(None, description="Where the run writes, from the working directory; runs/<name>.")
     model: ModelConfig
     data: DataConfig
@@ -51,7 +50,7 @@ class RunConfig(Section):
 
     def dump(self) -> str:
         """YAML that `thalweg train` reads back as this very configuration."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return write_yaml(self.model_dump(mode="json"))
 
 
 def load_run(path: Path, assignments: list[str] | None = None) -> RunConfig:

@@ -75,6 +75,7 @@ def train_rank(config: RunConfig, resume: str) -> None:
     run_folder.event("start", run.progress.step, run.tokens, resumed_from=folder and folder.name)
     if run.finished:
         log.info("the run has consumed its %s tokens already: raise train.tokens to go on", f"{config.train.tokens:,}")
+        engine.close()
         return
     describing = checkpoint.Describing(
         config.model, config.dump(), stream.folder / "tokenizer.json", config.zero.stage, config.train.precision
@@ -90,6 +91,7 @@ def train_rank(config: RunConfig, resume: str) -> None:
     train(run, callbacks)
     run_folder.event("end", run.progress.step, run.tokens)
     log.info("done: %s, metrics in %s", config.folder, config.folder / "metrics.jsonl")
+    engine.close()
 
 
 def _announce(config: RunConfig, stream: Stream, world_size: int) -> None:
@@ -108,18 +110,16 @@ def _announce(config: RunConfig, stream: Stream, world_size: int) -> None:
         log.info("  %s: share %.3f%%, %s tokens, %.2f epochs", source.name, 100 * share, f"{source.tokens:,}", epochs)
     deal = Deal(config.sequences, world_size, train.micro_batch)
     log.info(
-        "batch: %d sequences on %d processes, %d forwards of %d sequences each, %.1f%% filler",
+        "batch: %d sequences on %d processes, %d forwards of at most %d sequences each, %.1f%% filler",
         deal.sequences,
         world_size,
-        deal.forwards,
-        deal.forward_size,
+        len(deal.forwards),
+        train.micro_batch,
         100 * deal.wasted,
     )
     if deal.wasted > WASTE_WARNING:
         log.warning(
-            "train.batch_tokens: %.0f%% of every step is wasted on filler; a batch of a multiple of %d sequences "
-            "(%d tokens) wastes nothing",
+            "train.batch_tokens: %.0f%% of every step is wasted on filler; a multiple of %d tokens wastes nothing",
             100 * deal.wasted,
-            world_size,
             world_size * stream.n_ctx,
         )

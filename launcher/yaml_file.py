@@ -2,7 +2,7 @@
 
 import os
 import re
-from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,12 @@ class _Loader(yaml.SafeLoader):
 
     folder: Path | None = None
 
-    def text(self, node: yaml.ScalarNode) -> str:
-        value = _VARIABLE.sub(self._variable, str(self.construct_scalar(node)))
+    def text(self, node: yaml.ScalarNode) -> Any:
+        written = str(self.construct_scalar(node))
+        value = _VARIABLE.sub(self._variable, written)
+        tag = self.resolve(yaml.ScalarNode, value, (True, False))
+        if value != written and node.style is None and tag != node.tag:
+            return self.construct_object(yaml.ScalarNode(tag, value, node.start_mark, node.end_mark))
         return value if self.folder is None else FileText(value, self.folder)
 
     def _variable(self, match: re.Match[str]) -> str:
@@ -47,8 +51,8 @@ class _Loader(yaml.SafeLoader):
     def size(self, node: yaml.ScalarNode) -> int:
         match = _SIZE.match(node.value)
         assert match is not None
-        size = Decimal(match[1]) * SIZES[match[2]]
-        if size != int(size):
+        size = Fraction(match[1].replace("_", "")) * SIZES[match[2]]
+        if size.denominator != 1:
             raise yaml.YAMLError(f"{node.value} is no whole number")
         return int(size)
 
@@ -60,22 +64,25 @@ class _Loader(yaml.SafeLoader):
         return self.construct_mapping(node, deep=True)
 
 
-_Loader.add_implicit_resolver("!size", _SIZE, list("0123456789"))
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("+-.0123456789"))
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes text which _Loader would take for a number."""
+
+
+for _each in (_Loader, _Dumper):
+    _each.add_implicit_resolver("!size", _SIZE, list("0123456789"))
+    _each.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("+-.0123456789"))
 _Loader.add_constructor("!size", _Loader.size)
 _Loader.add_constructor("tag:yaml.org,2002:str", _Loader.text)
 _Loader.add_constructor("tag:yaml.org,2002:map", _Loader.mapping)
 
 
 def _parse(text: str, folder: Path | None, origin: str) -> Any:
-    loader = _Loader(text)
-    loader.folder = folder
     try:
+        loader = _Loader(text)
+        loader.folder = folder
         return loader.get_single_data()
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-99-99
         raise InputError(f"{origin}: {' '.join(str(error).split())}") from None
-    finally:
-        loader.dispose()
 
 
 def merge(below: Any, above: Any) -> Any:
@@ -94,15 +101,18 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path in seen:
         raise InputError(f"{path}: extends itself, through {seen[-1]}")
     try:
-        tree = _parse(path.read_text(), path.parent, str(path))
+        tree = _parse(path.read_text(encoding="utf-8"), path.parent, str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
     if not isinstance(tree, dict):
         raise InputError(f"{path}: holds no keys; it should be a mapping such as `name: my-run`")
     below: dict[str, Any] = {}
-    parents = tree.pop("extends", [])
-    for parent in [parents] if isinstance(parents, str) else parents:
-        below = merge(below, read_yaml(path.parent / str(parent), (*seen, path)))
+    extends = tree.pop("extends", None) or []
+    parents = [extends] if isinstance(extends, str) else extends
+    if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
+        raise InputError(f"{path}: extends: is neither a path nor a list of paths (it is {extends!r})")
+    for parent in parents:
+        below = merge(below, read_yaml(path.parent / Path(parent).expanduser(), (*seen, path)))
     return merge(below, tree)  # type: ignore[no-any-return]
 
 
@@ -117,3 +127,8 @@ def override(tree: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
             above = {key: above}
         tree = merge(tree, above)
     return tree
+
+
+def write_yaml(tree: dict[str, Any]) -> str:
+    """YAML that `read_yaml` reads back as this very tree."""
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False)

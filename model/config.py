@@ -21,7 +21,9 @@ class ModelConfig(BaseModel):
     d_ff: int | None = Field(None, gt=0, description="Width of the feed-forward layer; 4 * d_model by default.")
     n_ctx: int = Field(2048, gt=0, description="Tokens of a sequence.")
     vocab_size: int = Field(50257, gt=0, description="Rows of the embedding; at least the tokenizer's entries.")
-    attention: Literal["dense"] = Field("dense", description="Which earlier positions a layer sees: dense, all of them.")
+    attention: Literal["dense"] = Field(
+        "dense", description="Which earlier positions a layer sees: dense, all of them."
+    )
     position: Literal["learned"] = Field("learned", description="How a position is told: a learned embedding each.")
 
     @model_validator(mode="before")
@@ -35,10 +37,8 @@ class ModelConfig(BaseModel):
     def _heads_divide_width(self) -> "ModelConfig":
         if self.d_model % self.n_head:
             below = self.d_model - self.d_model % self.n_head
-            raise ValueError(
-                f"d_model {self.d_model} is no multiple of n_head {self.n_head}; "
-                f"the nearest are {below or self.n_head} and {below + self.n_head}"
-            )
+            nearest = f"are {below} and {below + self.n_head}" if below else f"is {self.n_head}"
+            raise ValueError(f"d_model {self.d_model} is no multiple of n_head {self.n_head}; the nearest {nearest}")
         return self
 
     @property

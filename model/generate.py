@@ -13,9 +13,10 @@ def choose(logits: Tensor, temperature: float, top_p: float, generator: torch.Ge
     """
     if temperature == 0:
         return logits.argmax(keepdim=True)
-    ordered, ids = (logits.float() / temperature).softmax(dim=-1).sort(descending=True)
-    before = ordered.cumsum(dim=-1) - ordered
-    ordered[before >= top_p] = 0
+    scores = logits.double()  # its largest goes first, so that no temperature makes an infinity of it
+    ordered, ids = ((scores - scores.max()) / temperature).softmax(dim=-1).sort(descending=True)
+    reached = ordered.cumsum(dim=-1)[:-1] >= top_p
+    ordered[1:][reached] = 0
     return ids[torch.multinomial(ordered, 1, generator=generator)]
 
 

@@ -12,7 +12,7 @@ _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 
 def _seconds(value: Any) -> Any:
     """Reads 90s, 30min, 2h or 1d; leaves everything else to pydantic."""
-    if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h|d)", value)):
+    if isinstance(value, str) and (match := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *(s|min|h|d)", value)):
         return float(match[1]) * _UNITS[match[2]]
     if isinstance(value, str):
         raise ValueError(f"{value!r} is no duration; write it like 90s, 30min, 2h or 1d")
@@ -21,6 +21,10 @@ def _seconds(value: Any) -> Any:
 
 Duration = Annotated[float, BeforeValidator(_seconds)]
 """Seconds, written like 30min."""
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+"""A share of a moment that is kept from step to step."""
 
 
 class TrainConfig(Section):
@@ -36,7 +40,7 @@ class TrainConfig(Section):
     )
     min_lr_ratio: float = Field(0.1, ge=0, le=1, description="Where the cosine ends, as a share of the peak.")
     weight_decay: float = Field(0.1, ge=0, description="Decay of the matrices; biases and norms have none.")
-    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's two moments.")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="AdamW's two moments.")
     eps: float = Field(1e-8, gt=0, description="AdamW's epsilon.")
     grad_clip: float = Field(1.0, ge=0, description="Largest norm of the whole gradient; 0 does not clip.")
     precision: Literal["bf16", "fp32"] = Field("bf16", description="Of forward and backward; the optimizer's is fp32.")

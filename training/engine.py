@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -131,6 +132,11 @@ class Engine:
         if self._clip_here:
             nn.utils.clip_grads_with_norm_(parameters, self._clip_here, norm)
         return float(norm)
+
+    def close(self) -> None:
+        """Ends the processes' group; a process that leaves without it may be aborted by its communication threads."""
+        dist.barrier()
+        dist.destroy_process_group()
 
     def set_lr(self, lr: float) -> None:
         """The learning rate of the next step."""

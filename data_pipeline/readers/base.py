@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
@@ -27,7 +27,7 @@ class Drop:
     reason: str
 
 
-Item = Document | Drop
+Item: TypeAlias = Document | Drop
 Reader = Callable[[Path, Any], Iterator[Item]]
 """Reads one file of a source. Documents carry `offset` and `url` in their metadata; an empty id is filled in."""
 

@@ -4,17 +4,22 @@ import bz2
 import gzip
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 from xml.etree.ElementTree import ParseError
 
-_OPENERS = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile}
+_OPENERS: dict[str, Callable[[BinaryIO], object]] = {
+    ".gz": gzip.open,
+    ".tgz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+}
 _DAMAGE = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, ParseError)
 
 
-class Damaged(Exception):
+class Damaged(Exception):  # noqa: N818
     """A file that breaks off or cannot be read on from byte `position`."""
 
     def __init__(self, position: int, reason: str) -> None:
@@ -46,4 +51,4 @@ def open_file(path: Path) -> Iterator[BinaryIO]:
             return
         if not raw.peek(1):
             raise EOFError("has no bytes")
-        yield cast(BinaryIO, opener(raw))  # type: ignore[abstract,call-arg]
+        yield cast(BinaryIO, opener(raw))

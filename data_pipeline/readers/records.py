@@ -35,6 +35,21 @@ class Record:
     exact: bool
     """False where Content-Length is wrong or missing: the block then ends where the next record begins."""
 
+    @property
+    def kind(self) -> str | None:
+        """Its WARC-Type, None where the header cannot be read."""
+        return self.headers.get("warc-type")
+
+    @property
+    def id(self) -> str:
+        """Its WARC-Record-ID, empty where it has none."""
+        return self.headers.get("warc-record-id", "").strip("<>")
+
+    @property
+    def url(self) -> str | None:
+        """Its WARC-Target-URI; some writers put it in angle brackets."""
+        return self.headers.get("warc-target-uri", "").strip("<>") or None
+
 
 def _pieces(raw: BinaryIO, compressed: bool) -> Iterator[tuple[int, bytes]]:
     """Decompressed pieces, each with the file offset of the gzip member it is in, or of itself."""
@@ -98,6 +113,10 @@ class _Window:
             self._members.popleft()
         return self._members[0][1]
 
+    def member_begins(self, distance: int) -> bool:
+        """Whether a gzip member begins so many bytes from here."""
+        return self._compressed and any(begin == self._place + distance for begin, _ in self._members)
+
     def skip_blank_lines(self) -> bool:
         """False at the end of the stream."""
         while self.fill(1):
@@ -151,10 +170,11 @@ def _length(headers: dict[str, str]) -> int | None:
 
 
 def _ends_here(window: _Window, length: int) -> bool:
-    """Whether a record of this length is followed by another or by the end of the file."""
+    """Whether a record of this length is followed by another, by a new gzip member or by the end of the file."""
     window.fill(length + 64)
-    rest = bytes(window.buffer[length : length + 64]).lstrip(b"\r\n")
-    return not rest or _VERSION.match(rest) is not None
+    rest = bytes(window.buffer[length : length + 64])
+    blank = len(rest) - len(rest.lstrip(b"\r\n"))
+    return blank == len(rest) or _VERSION.match(rest, blank) is not None or window.member_begins(length + blank)
 
 
 def _up_to_next_record(window: _Window, may_be_cut: bool) -> bytes:

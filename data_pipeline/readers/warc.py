@@ -19,46 +19,47 @@ _HTML = ("text/html", "application/xhtml+xml")
 def read(path: Path, source: FileSource) -> Iterator[Item]:
     """One item a response: records of other types (requests, metadata, revisits) hold no page of their own."""
     for record in records(path):
-        if not record.exact:
-            yield Drop("broken_record")
-        elif record.headers.get("warc-type") == "response":
+        if record.kind in ("response", None):
             yield _page(record)
 
 
 def _page(record: Record) -> Item:
-    response = _response(record)
+    response, body = _response(record) if record.exact else (None, b"")
     if response is None:
         return Drop("broken_record")
+    if response.http_headers.status_code is None:
+        return Drop("not_http")
     if response.http_headers.status_code != 200:
-        return Drop("not_found_or_moved")
+        return Drop("status_not_200")
     if (response.http_content_type or "").lower() not in _HTML:
         return Drop("not_html")
-    body = response.reader.read()
     html = decode(body, _encodings(body, response.http_charset))
     if html is None:
         return Drop("undecodable")
-    url = record.headers.get("warc-target-uri", "").strip("<>") or None
-    return Document(
-        text=extract_plain_text(html, main_content=True, alt_texts=False).strip(),
-        id=record.headers.get("warc-record-id", "").strip("<>"),
-        metadata={"offset": record.offset, "url": url},
-    )
+    text = extract_plain_text(html, main_content=True, alt_texts=False).strip()
+    return Document(text=text, id=record.id, metadata={"offset": record.offset, "url": record.url})
 
 
-def _response(record: Record) -> WarcRecord | None:
-    """The HTTP response of a record, transfer and content encodings undone; None where it is none."""
+def _response(record: Record) -> tuple[WarcRecord | None, bytes]:
+    """The HTTP response of a record and its body, or None where it is none.
+
+    Archives often keep the headers of the encodings that they have undone: where undoing them again fails,
+    the body is taken as it is.
+    """
     head = f"WARC/1.0\r\nWARC-Type: response\r\nContent-Length: {len(record.block)}\r\n"
     head += "Content-Type: application/http; msgtype=response\r\n\r\n"
-    try:
+    for encodings in ("all", "content", "none"):
         response = WarcRecord.from_bytes(head.encode() + record.block)
-        response.parse_http(auto_decode="all", strict_mode=False)
-    except (OSError, ValueError):
-        return None
-    return response if response.is_http_parsed else None
+        try:
+            response.parse_http(auto_decode=encodings, strict_mode=False)
+            return response, response.reader.read()
+        except (OSError, ValueError):
+            continue
+    return None, b""
 
 
 def _encodings(body: bytes, declared: str | None) -> Iterator[str | None]:
-    """Byte order mark, HTTP header, meta element, then what the bytes look like, in the order of the standard."""
+    """Byte order mark, HTTP header, meta element, then what the bytes look like: the order of the HTML standard."""
     yield by_mark(body)
     if declared:
         yield map_encoding_to_html5(declared, fallback_utf8=False)

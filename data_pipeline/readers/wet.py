@@ -21,22 +21,19 @@ def read(path: Path, source: FileSource) -> Iterator[Item]:
     """
     wrong = 0
     for record in records(path):
-        kind = record.headers.get("warc-type")
-        if kind is None:
+        if record.kind is None:
             yield Drop("broken_record")
-        elif kind == "conversion":
+        elif record.kind == "conversion":
             wrong += not record.exact
             yield _page(record)
     if wrong:
-        log.warning("%s: %s records have a wrong Content-Length; each was read up to the next record", path, f"{wrong:,}")
+        log.warning("%s: %d records have a wrong Content-Length and were read up to the next record", path, wrong)
 
 
 def _page(record: Record) -> Item:
-    text = decode(record.block, ["utf-8"])
+    # The format knows UTF-8 alone: there is no other encoding that a text with more faults could be in.
+    text = decode(record.block, ["utf-8"], most_bad=1 / 100)
     if text is None:
         return Drop("undecodable")
-    return Document(
-        text=text.replace("\r\n", "\n").strip(),
-        id=record.headers.get("warc-record-id", "").strip("<>"),
-        metadata={"offset": record.offset, "url": record.headers.get("warc-target-uri", "").strip("<>") or None},
-    )
+    text = text.replace("\r\n", "\n").strip()
+    return Document(text=text, id=record.id, metadata={"offset": record.offset, "url": record.url})

@@ -102,11 +102,11 @@ def test_dealing_gives_every_sequence_to_one_rank_in_order(sequences: int, world
     parts = [list(range(sequences))[deal.part(rank)] for rank in range(world)]
     assert sum(parts, []) == list(range(sequences))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
-    assert deal.forward_size <= micro
-    assert deal.forwards * deal.forward_size >= max(map(len, parts))
-    assert 0 <= deal.wasted < 1
-    if sequences % world == 0 and (sequences // world) % micro == 0:
-        assert deal.wasted == 0
+    slots = [list(range(deal.slots))[each] for each in deal.forwards]
+    assert sum(slots, []) == list(range(max(map(len, parts))))
+    assert max(map(len, slots)) <= micro and min(map(len, slots)) >= max(map(len, slots)) - 1
+    assert len(slots) == -(-max(map(len, parts)) // micro)
+    assert deal.wasted == pytest.approx(1 - sequences / (world * deal.slots)) and (sequences % world or not deal.wasted)
 
 
 def consumed(folder: Path, batch: int, world: int, micro: int, state: StreamState, steps: int):

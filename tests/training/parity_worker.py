@@ -47,16 +47,16 @@ def main(stage: int, precision: str, micro_batch: int) -> None:
         tokens = batch(step)
         deal = Deal(len(tokens), engine.world_size, micro_batch)
         mine = tokens[deal.part(engine.rank)]
-        padded = torch.zeros(deal.forwards * deal.forward_size, tokens.shape[1], dtype=torch.int64)
+        padded = torch.zeros(deal.slots, tokens.shape[1], dtype=torch.int64)
         padded[: len(mine)] = mine
-        weights = (torch.arange(len(padded)) < len(mine)).float()
+        weights = (torch.arange(deal.slots) < len(mine)).float()
         engine.set_lr(lr(step))
         seen = []
-        for at in range(deal.forwards):
-            part = slice(at * deal.forward_size, (at + 1) * deal.forward_size)
+        forwards = deal.forwards
+        for part in forwards:
             loss = engine(padded[part])
             share = (loss * weights[part]).sum() * (engine.world_size / len(tokens))
-            engine.backward(share, last=at == deal.forwards - 1)
+            engine.backward(share, last=part is forwards[-1])
             seen.append(loss.detach())
         mean = gather_rows(torch.cat(seen)[: len(mine), None]).mean()
         losses.append(float(mean))
@@ -64,6 +64,7 @@ def main(stage: int, precision: str, micro_batch: int) -> None:
     final = {name: value.double().abs().sum().item() for name, value in engine.full_parameters()}
     if engine.rank == 0:
         print(json.dumps({"losses": losses, "norms": norms, "weights": final}))
+    engine.close()
 
 
 if __name__ == "__main__":

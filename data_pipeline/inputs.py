@@ -1,0 +1,121 @@
+"""The input files of a recipe: found before anything starts, dealt to tasks, and their part of the recipe's hash."""
+
+import glob
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import xxhash
+
+from data_pipeline import sample, tokenizer
+from data_pipeline.config import FileSource, HubSource, Recipe, SourceConfig
+from data_pipeline.errors import InputError
+from data_pipeline.manifest import FORMAT_VERSION
+from data_pipeline.readers.base import Task
+
+SUFFIXES = {
+    "warc": (".warc", ".warc.gz"),
+    "wet": (".wet", ".wet.gz"),
+    "mediawiki": (".xml", ".xml.bz2", ".xml.gz"),
+    "books": (".txt", ".txt.gz", ".md", ".tar.gz", ".tar.xz", ".tgz"),
+    "jsonl": (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".json.gz"),
+    "parquet": (".parquet",),
+}
+"""What is taken from a folder; a file that is named itself may have any suffix."""
+
+BOOKS_PER_TASK = 64
+"""Books are small files: so many make one task, other files one each."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The files of one source, with the names that origins give them: relative to the folder they share."""
+
+    source: str
+    config: SourceConfig
+    files: tuple[tuple[Path, str], ...]
+
+    def tasks(self) -> list[Task]:
+        """The files dealt to tasks, in order."""
+        step = BOOKS_PER_TASK if self.config.kind == "books" else 1
+        return [Task(self.source, self.config, self.files[at : at + step]) for at in range(0, len(self.files), step)]
+
+    def names_and_sizes(self) -> list[tuple[str, int]]:
+        """What the recipe's hash knows of the files; empty where they are made or fetched here."""
+        if isinstance(self.config, HubSource) or getattr(self.config, "sample", None):
+            return []
+        return [(name, path.stat().st_size) for path, name in self.files]
+
+
+def find(recipe: Recipe, work: Path) -> list[Inputs]:
+    """The input files of every source; a sample's lie in `work`, and are named though they are not made yet.
+
+    Raises one InputError that names every path at which there is nothing.
+    """
+    found: list[Inputs] = []
+    missing: list[str] = []
+    for name, config in recipe.sources.items():
+        if isinstance(config, HubSource):
+            found.append(Inputs(name, config, ((Path(config.dataset), config.dataset),)))
+            continue
+        if isinstance(config, FileSource) and config.sample is not None:
+            files = [work / "sample" / name / sample.FILES[config.sample]]
+        else:
+            files = []
+            for path in config.paths:
+                files += (at_path := _files_at(path, config.kind))
+                if not at_path:
+                    missing.append(f"sources.{name}.paths: {path}")
+        unique = sorted(set(files))
+        found.append(Inputs(name, config, tuple(zip(unique, _names(unique), strict=True))))
+    if missing:
+        raise InputError(f"{'; '.join(missing)}: no such file, or no file matches; mend the path or fetch the corpus")
+    return found
+
+
+def _files_at(path: Path, kind: str) -> list[Path]:
+    if path.is_file():
+        return [path.absolute()]
+    if path.is_dir():
+        inside = (each for each in path.rglob("*") if each.name.endswith(SUFFIXES[kind]) and each.is_file())
+        return [each.absolute() for each in inside]
+    return [Path(each).absolute() for each in glob.glob(str(path), recursive=True) if Path(each).is_file()]
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    if not files:
+        return []
+    shared = os.path.commonpath([file.parent for file in files])
+    return [os.path.relpath(file, shared) for file in files]
+
+
+def plan_of(recipe: Recipe, inputs: Sequence[Inputs]) -> dict[str, Any]:
+    """What decides the result apart from the contents of the files: a stopped preparation may go on only under it.
+
+    Where the files lie does not matter, nor what is done about damage: either may be mended in between.
+    """
+    plan = {"format_version": FORMAT_VERSION, **recipe.model_dump(mode="json", exclude={"damaged_files"})}
+    for each in inputs:
+        source = plan["sources"][each.source]
+        source.pop("paths", None)
+        source["files"] = [name for _, name in each.files]
+        if source.get("sample"):
+            source["files"] = sample.identity(source["sample"])
+    if recipe.tokenizer.path is not None:
+        files = tokenizer.files_of(recipe.tokenizer.path)
+        plan["tokenizer"]["path"] = [xxhash.xxh3_64_hexdigest(file.read_bytes()) for file in files if file.is_file()]
+    return plan
+
+
+def sizes_of(inputs: Sequence[Inputs]) -> dict[str, list[tuple[str, int]]]:
+    """Names and sizes of the input files by source."""
+    return {each.source: each.names_and_sizes() for each in inputs}
+
+
+def recipe_hash(recipe: Recipe, inputs: Sequence[Inputs]) -> str:
+    """Hash of all that decides the result, in the manifest of a finished folder."""
+    whole = {"plan": plan_of(recipe, inputs), "sizes": sizes_of(inputs), "damaged_files": recipe.damaged_files}
+    return xxhash.xxh3_128_hexdigest(orjson.dumps(whole, option=orjson.OPT_SORT_KEYS))

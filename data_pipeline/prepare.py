@@ -1,0 +1,252 @@
+"""From a recipe to a prepared folder, in four stages of which each is done once.
+
+    .work/plan.json               what decides the result
+    .work/inputs.json             names and sizes of the input files
+    .work/read/  documents/       stage 1: one file of documents a task
+    .work/tokenizer.json          stage 2
+    .work/tokenise/  shards/      stage 3
+    <source>/<split>/00000.*      stage 4: the shards moved to their place, tokenizer.json, manifest.json last
+
+Everything appears under its name only when it is whole, so that after a crash the same call goes on and
+makes the same folder, bit for bit, with any number of workers.
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from data_pipeline import sample
+from data_pipeline.config import FileSource, Recipe
+from data_pipeline.documents import DropEmpty, WriteDocuments, read_documents
+from data_pipeline.engine import Stage
+from data_pipeline.errors import InputError
+from data_pipeline.inputs import Inputs, find, plan_of, recipe_hash, sizes_of
+from data_pipeline.manifest import SPLITS, Manifest, SourceEntry, TokenizerEntry
+from data_pipeline.readers.base import ReadFiles, Task
+from data_pipeline.shards import SUFFIXES, FileEntry, ShardEntry
+from data_pipeline.tokenise import Group, Tokenise, entries_of, group_files
+
+log = logging.getLogger("thalweg.prepare")
+
+
+def prepare(recipe: Recipe, out: Path, workers: int = os.cpu_count() or 1) -> Manifest:
+    """Prepares `recipe` into the folder `out`, or finishes what an earlier call began.
+
+    Raises InputError for bad input, and where `out` holds something else.
+    """
+    # Strings that came out of a YAML file know their folder; worker processes want plain ones.
+    recipe = Recipe.model_validate_json(recipe.model_dump_json())
+    out = out.absolute()
+    inputs = find(recipe, out / ".work")
+    _refuse_foreign(out)
+    if not (out / ".work").exists() and (finished := _finished(recipe, inputs, out)):
+        return finished
+    (out / ".work").mkdir(parents=True, exist_ok=True)
+    with FileLock(out / ".work" / "lock"):
+        finished = _finished(recipe, inputs, out)
+        if finished is None:
+            finished = _Preparation(recipe, inputs, out, workers).run()
+        shutil.rmtree(out / ".work", ignore_errors=True)
+    return finished
+
+
+def _refuse_foreign(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; name another folder with --out")
+    ours = ("manifest.json", ".work")
+    if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in ours):
+        raise InputError(f"{out}: is not empty and is no prepared folder; name another with --out")
+
+
+def _finished(recipe: Recipe, inputs: list[Inputs], out: Path) -> Manifest | None:
+    if not (out / "manifest.json").exists():
+        return None
+    manifest, _ = Manifest.load(out)
+    if manifest.recipe_hash != recipe_hash(recipe, inputs):
+        raise InputError(f"{out}: was prepared by another recipe; name another folder with --out, or delete it")
+    log.info("%s is prepared already", out)
+    return manifest
+
+
+class _Preparation:
+    """One preparation that is under way."""
+
+    def __init__(self, recipe: Recipe, inputs: list[Inputs], out: Path, workers: int) -> None:
+        self._recipe, self._inputs, self._out, self._workers = recipe, inputs, out, workers
+        self._work = out / ".work"
+        self._tasks: list[Task] = [task for each in inputs for task in each.tasks()]
+        self._documents = [
+            self._work / "documents" / task.source / f"{index:05d}.jsonl.zst" for index, task in enumerate(self._tasks)
+        ]
+        self._reading = Stage(self._work / "read", len(self._tasks))
+
+    def run(self) -> Manifest:
+        self._begin()
+        self._make_samples()
+        self._read()
+        self._make_tokenizer()
+        groups = self._groups()
+        tokenising = Stage(self._work / "tokenise", len(groups))
+        log.info("tokenising: %d tasks", tokenising.tasks)
+        step = Tokenise(
+            groups, self._work / "tokenizer.json", self._recipe.validation_fraction, self._recipe.shard_tokens
+        )
+        tokenising.run([step], self._workers)
+        return self._finish(groups)
+
+    def _begin(self) -> None:
+        """Refuses the remains of another recipe, and forgets what was made of files that have changed since."""
+        plan = json.loads(json.dumps(plan_of(self._recipe, self._inputs)))
+        if _written_once(self._work / "plan.json", plan) != plan:
+            raise InputError(
+                f"{self._out}: holds an unfinished preparation of another recipe; "
+                "name another folder with --out, or delete it"
+            )
+        sizes = json.loads(json.dumps(sizes_of(self._inputs)))
+        before = _written_once(self._work / "inputs.json", sizes)
+        if before != sizes:
+            for rank, task in enumerate(self._tasks):
+                names = {name for _, name in task.files}
+                changed = {tuple(pair) for pair in sizes[task.source]} ^ {tuple(pair) for pair in before[task.source]}
+                if names & {name for name, _ in changed}:
+                    self._reading.forget(rank)
+            for made in ("tokenizer.json", "tokenise", "shards"):
+                _remove(self._work / made)
+            _write(self._work / "inputs.json", sizes)
+
+    def _make_samples(self) -> None:
+        for each in self._inputs:
+            if isinstance(each.config, FileSource) and each.config.sample is not None:
+                [(path, _)] = each.files
+                if not path.exists():
+                    log.info("%s: collecting %s of this machine", each.source, each.config.sample.replace("_", " "))
+                    sample.make(each.config.sample, path)
+
+    def _read(self) -> None:
+        log.info("reading: %d sources, %d tasks", len(self._inputs), len(self._tasks))
+        reader = ReadFiles(self._tasks, self._recipe.damaged_files)
+        # Steps that change or drop documents stand between reader and writer.
+        self._reading.run([reader, DropEmpty(), WriteDocuments(self._documents)], self._workers)
+        for name in self._recipe.sources:
+            counts = self._counts(name)
+            if not counts["documents"]:
+                raise InputError(f"sources.{name}: no document is left of the {counts['read']:,} that were read")
+
+    def _ranks(self, source: str) -> list[int]:
+        return [rank for rank, task in enumerate(self._tasks) if task.source == source]
+
+    def _counts(self, source: str) -> Counter[str]:
+        return sum((self._reading.counts(rank) for rank in self._ranks(source)), Counter())
+
+    def _make_tokenizer(self) -> None:
+        from data_pipeline import tokenizer
+
+        path, config = self._work / "tokenizer.json", self._recipe.tokenizer
+        if path.exists():
+            return
+        if config.path is not None:
+            made = tokenizer.from_path(config.path)
+        elif config.hub is not None:
+            made = tokenizer.from_hub(config.hub)
+        else:
+            assert config.train is not None
+            log.info("training the tokenizer: %d entries", config.train.vocab_size)
+            made = tokenizer.train(self._texts_to_learn_from(config.train.bytes_per_source), config.train)
+        partial = path.with_name(".tokenizer.json.partial")
+        made.save(str(partial))
+        partial.replace(path)
+
+    def _texts_to_learn_from(self, bytes_per_source: int) -> Iterator[str]:
+        for source in self._recipe.sources:
+            left = bytes_per_source
+            texts = (text for rank in self._ranks(source) for text, _ in read_documents(self._documents[rank]))
+            for text in texts:
+                part = text.encode()[:left].decode(errors="ignore")
+                yield part
+                left -= len(part.encode())
+                if left < 4:
+                    break
+
+    def _groups(self) -> list[Group]:
+        groups: list[Group] = []
+        for source in self._recipe.sources:
+            files = [(self._documents[rank], self._reading.counts(rank)["text_bytes"]) for rank in self._ranks(source)]
+            groups += group_files(source, files, self._recipe.shard_tokens, self._work / "shards" / source)
+        return groups
+
+    def _finish(self, groups: list[Group]) -> Manifest:
+        sources = {name: self._source_entry(name, groups) for name in self._recipe.sources}
+        path = self._out / "tokenizer.json"
+        shutil.copyfile(self._work / "tokenizer.json", self._out / ".tokenizer.json.partial")
+        (self._out / ".tokenizer.json.partial").replace(path)
+        manifest = Manifest(
+            recipe_hash=recipe_hash(self._recipe, self._inputs), tokenizer=_describe(path), sources=sources
+        )
+        manifest.save(self._out)
+        tokens = sum(source.tokens for source in sources.values())
+        log.info("%s: %s tokens in %d shards", self._out, f"{tokens:,}", len(list(manifest.shards())))
+        return manifest
+
+    def _source_entry(self, source: str, groups: list[Group]) -> SourceEntry:
+        counts = self._counts(source)
+        splits: dict[str, list[ShardEntry]] = {split: [] for split in SPLITS}
+        for group in (group for group in groups if group.source == source):
+            for split, entries in entries_of(group).items():
+                for entry in entries:
+                    name = f"{source}/{split}/{len(splits[split]):05d}"
+                    _move_shard(group.out / entry.name, self._out / name)
+                    splits[split].append(entry.model_copy(update={"name": name}))
+        shards = [entry for entries in splits.values() for entry in entries]
+        reason = "dropped/"
+        described = SourceEntry(
+            read=counts["read"],
+            dropped={name.removeprefix(reason): counts[name] for name in sorted(counts) if name.startswith(reason)},
+            documents=sum(shard.documents for shard in shards),
+            tokens=sum(shard.tokens for shard in shards),
+            splits=splits,
+        )
+        kept = described.read - sum(described.dropped.values())
+        assert described.documents == counts["documents"] == kept, (source, counts)
+        return described
+
+
+def _describe(path: Path) -> TokenizerEntry:
+    from data_pipeline.tokenizer import Encoder
+
+    encoder = Encoder(path)
+    return TokenizerEntry(vocab_size=encoder.vocab_size, end_of_text=encoder.end_of_text, file=FileEntry.of(path))
+
+
+def _move_shard(made: Path, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    for suffix in SUFFIXES:
+        source = made.with_name(made.name + suffix)
+        # A crash may have come between two files: what is not here any more is there already.
+        if source.exists():
+            source.replace(place.with_name(place.name + suffix))
+
+
+def _written_once(path: Path, value: Any) -> Any:
+    if not path.exists():
+        _write(path, value)
+    return json.loads(path.read_text())
+
+
+def _write(path: Path, value: object) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(value))
+    partial.replace(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,74 @@
+"""Books as plain text: one file, or one member of a tar archive, is one document."""
+
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from datatrove.data import Document
+from resiliparse.parse.encoding import detect_encoding
+
+from data_pipeline.config import FileSource
+from data_pipeline.readers.base import Drop, Item
+from data_pipeline.readers.encodings import by_mark, decode
+from data_pipeline.readers.files import open_file
+
+SUFFIXES = (".txt", ".md")
+"""Members of an archive with other suffixes (lists of contents, pictures) are not books."""
+
+_START = re.compile(
+    r"^\*{3} ?START OF (?:THE|THIS) PROJECT GUTENBERG.*?\*{3}[^\n]*\n"
+    r"|^\*END\*? ?THE SMALL PRINT!?[^\n]*\n"
+    r"|^\*{3} ?END\*? ?THE SMALL PRINT[^\n]*\n",
+    re.MULTILINE | re.IGNORECASE | re.DOTALL,
+)
+_END = re.compile(
+    r"^[ \t]*(?:\*{3} ?END OF (?:THE|THIS) PROJECT GUTENBERG"
+    r"|End of (?:the |this )?Project Gutenberg(?:'s|’s)?(?: E-?(?:text|book))?\b"
+    r"|\*{3}START: FULL LICENSE)",
+    re.MULTILINE | re.IGNORECASE,
+)
+_PRODUCED_BY = re.compile(r"\A(?:\s*(?:Produced|Transcribed|Prepared) by\b(?:[^\n]+\n)+)", re.IGNORECASE)
+_HEAD = 60_000
+"""Characters at either end of a book among which the marks of its envelope are looked for."""
+
+
+def read(path: Path, source: FileSource) -> Iterator[Item]:
+    """One item a book."""
+    with open_file(path) as stream:
+        if ".tar" not in path.suffixes and path.suffix != ".tgz":
+            yield _book(stream.read(), "", 0)
+            return
+        try:
+            with tarfile.open(fileobj=stream, mode="r|") as archive:
+                for member in archive:
+                    content = archive.extractfile(member) if member.name.endswith(SUFFIXES) else None
+                    if content is not None:
+                        yield _book(content.read(), member.name, member.offset_data)
+        except tarfile.ReadError as error:
+            raise EOFError(str(error)) from None
+
+
+def _book(data: bytes, id: str, offset: int) -> Item:
+    # Strictly at first: text in another encoding never passes for UTF-8, but for UTF-8 with few faults it does.
+    text = decode(data, [by_mark(data), "utf-8"], most_bad=0) or decode(data, _look_alikes(data))
+    if text is None and data:
+        return Drop("undecodable")
+    text = without_envelope((text or "").replace("\r\n", "\n").replace("\r", "\n"))
+    return Document(text=text.strip(), id=id, metadata={"offset": offset, "url": None})
+
+
+def _look_alikes(data: bytes) -> Iterator[str | None]:
+    """What the bytes look like, where enough of them are not ASCII to show it; else the West is the safe guess."""
+    if len(data) - len(data.decode("ascii", "ignore")) > len(data) / 100:
+        yield detect_encoding(data)
+    yield "cp1252"
+
+
+def without_envelope(text: str) -> str:
+    """The book without the header and the licence that Project Gutenberg puts around it."""
+    starts = list(_START.finditer(text, 0, _HEAD))
+    if starts:
+        text = _PRODUCED_BY.sub("", text[starts[-1].end() :].lstrip("\n"))
+    end = _END.search(text, max(len(text) - _HEAD, 0))
+    return text[: end.start()] if end else text

@@ -1,0 +1,142 @@
+"""From document files to shards: the last pipeline step."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import xxhash
+from datatrove.data import DocumentsPipeline
+from datatrove.pipeline.base import PipelineStep
+
+from data_pipeline.documents import read_documents
+from data_pipeline.manifest import SPLITS
+from data_pipeline.shards import ORIGINS, ShardEntry, ShardWriter
+from data_pipeline.tokenizer import Encoder
+
+BYTES_PER_TOKEN = 4
+"""Estimate by which document files are grouped."""
+
+_BATCH_CHARACTERS, _BATCH_DOCUMENTS = 4_000_000, 1024
+_PROVED_CHARACTERS, _PROVED_DOCUMENTS = 1_000_000, 200
+
+Text = tuple[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Consecutive document files of one source that one task tokenises, into the folder `out`."""
+
+    source: str
+    files: tuple[Path, ...]
+    out: Path
+
+
+def group_files(source: str, files: Sequence[tuple[Path, int]], shard_tokens: int, out: Path) -> list[Group]:
+    """Groups files with their bytes of text such that a group makes about one shard, or several if it is one file.
+
+    Depends on nothing but the sizes, so that the shards are the same whoever makes them.
+    """
+    groups: list[list[Path]] = []
+    size = 0
+    for file, text_bytes in files:
+        if not groups or size + text_bytes > shard_tokens * BYTES_PER_TOKEN:
+            groups.append([])
+            size = 0
+        groups[-1].append(file)
+        size += text_bytes
+    return [Group(source, tuple(group), out / f"{index:05d}") for index, group in enumerate(groups)]
+
+
+class Tokenise(PipelineStep):  # type: ignore[misc]
+    """Tokenises the documents of one group into shards of each split.
+
+    Counts `documents` and `tokens`. The shards are listed in `entries.json` of the group's folder.
+    """
+
+    name = "tokenise"
+    type = "TOKENIZER"
+
+    def __init__(self, groups: list[Group], tokenizer: Path, validation_fraction: float, shard_tokens: int) -> None:
+        super().__init__()
+        self._groups, self._tokenizer = groups, tokenizer
+        self._validation_below = validation_fraction * 2**64
+        self._shard_tokens = shard_tokens
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> None:
+        """Makes the shards of group `rank`."""
+        group = self._groups[rank]
+        encoder = Encoder(self._tokenizer)
+        splits = {split: _Split(group.out / split, encoder, self._shard_tokens) for split in SPLITS}
+        texts = (text for file in group.files for text in read_documents(file))
+        for number, batch in enumerate(_batches(texts)):
+            if number == 0:
+                _prove(encoder, batch)
+            for (text, origin), ids in zip(batch, encoder.encode([text for text, _ in batch]), strict=True):
+                held_out = xxhash.xxh3_64_intdigest(text.encode()) < self._validation_below
+                splits["validation" if held_out else "train"].add(ids, origin)
+                self.stat_update("documents")
+                self.stat_update("tokens", value=len(ids) + 1)
+        entries = {split: [entry.model_dump() for entry in each.close()] for split, each in splits.items()}
+        partial = group.out / ".entries.json.partial"
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(orjson.dumps(entries))
+        partial.replace(group.out / "entries.json")
+
+
+def entries_of(group: Group) -> dict[str, list[ShardEntry]]:
+    """The shards of a finished group by split; their names are relative to the group's folder."""
+    entries = orjson.loads((group.out / "entries.json").read_bytes())
+    return {split: [ShardEntry.model_validate(entry) for entry in entries[split]] for split in SPLITS}
+
+
+class _Split:
+    """The shards of one split, one after the other."""
+
+    def __init__(self, folder: Path, encoder: Encoder, shard_tokens: int) -> None:
+        self._folder, self._encoder, self._shard_tokens = folder, encoder, shard_tokens
+        self._writer: ShardWriter | None = None
+        self._entries: list[ShardEntry] = []
+
+    @property
+    def _name(self) -> str:
+        return f"{len(self._entries):05d}"
+
+    def add(self, ids: Any, origin: dict[str, Any]) -> None:
+        if self._writer is None:
+            self._writer = ShardWriter(self._folder / self._name, self._encoder.vocab_size, self._encoder.end_of_text)
+        self._writer.add(ids, {name: origin.get(name) for name in ORIGINS.names})
+        if self._writer.tokens >= self._shard_tokens:
+            self.close()
+
+    def close(self) -> list[ShardEntry]:
+        if self._writer is not None:
+            self._entries.append(self._writer.close(f"{self._folder.name}/{self._name}"))
+            self._writer = None
+        return self._entries
+
+
+def _batches(texts: Iterator[Text]) -> Iterator[list[Text]]:
+    batch: list[Text] = []
+    characters = 0
+    for text in texts:
+        batch.append(text)
+        characters += len(text[0])
+        if characters >= _BATCH_CHARACTERS or len(batch) >= _BATCH_DOCUMENTS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _prove(encoder: Encoder, batch: list[Text]) -> None:
+    """Compares the encoders on the first documents, of a long one on its beginning."""
+    texts: list[str] = []
+    left = _PROVED_CHARACTERS
+    for text, _ in batch[:_PROVED_DOCUMENTS]:
+        texts.append(text[:left])
+        left -= len(texts[-1])
+        if left <= 0:
+            break
+    encoder.prove(texts, [f"{origin['id']} of {origin['file']}" for _, origin in batch[: len(texts)]])

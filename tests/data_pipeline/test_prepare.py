@@ -1,0 +1,345 @@
+"""Preparing from end to end: nothing is lost, nothing is done twice, nothing depends on how it was done."""
+
+import gzip
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xxhash
+import yaml
+from corpora import (
+    contents,
+    documents,
+    end_of_text_tokens,
+    page,
+    pages_warc,
+    prose,
+    read_all,
+    recipe,
+    record,
+    response,
+    write_members,
+)
+from data_pipeline.config import FileSource, Recipe
+from data_pipeline.errors import InputError
+from data_pipeline.manifest import Manifest, verify_folder
+from data_pipeline.prepare import prepare
+from data_pipeline.tokenizer import END_OF_TEXT
+
+LITERAL = f"A literal {END_OF_TEXT} in a text is text."
+
+
+def corpora(folder: Path) -> dict[str, Any]:
+    """Web pages in four files, books in one folder, rows in one file."""
+    (folder / "web").mkdir(parents=True)
+    for n in range(4):
+        pages_warc(folder / "web" / f"{n}.warc.gz", 25)
+    (folder / "books").mkdir()
+    for n in range(70):
+        (folder / "books" / f"{n:02d}.txt").write_text(f"{prose(n, 300)}\n{LITERAL}")
+    rows = [{"text": text} for text in [*(prose(n) for n in range(50)), "", " \n", LITERAL, "a\0b", "🙂" * 40]]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {
+        "web": {"kind": "warc", "paths": [folder / "web" / "*.warc.gz"]},
+        "books": {"kind": "books", "paths": [folder / "books"]},
+        "rows": {"kind": "jsonl", "paths": [folder / "rows.jsonl"]},
+    }
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return corpora(tmp_path_factory.mktemp("corpora"))
+
+
+@pytest.fixture(scope="module")
+def prepared(sources: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
+    out = tmp_path_factory.mktemp("prepared") / "out"
+    return out, prepare(recipe(sources, validation_fraction=0.1, shard_tokens=2000), out, workers=2)
+
+
+def test_every_document_is_there_or_counted(prepared: tuple[Path, Manifest]) -> None:
+    out, manifest = prepared
+    assert {name: (each.read, each.documents, each.dropped) for name, each in manifest.sources.items()} == {
+        "web": (100, 100, {}),
+        "books": (70, 70, {}),
+        "rows": (55, 53, {"empty": 2}),
+    }
+    assert sorted(text for _, text, _ in documents(out, manifest, "rows")) == sorted(
+        [*(prose(n) for n in range(50)), LITERAL, "a\0b", "🙂" * 40]
+    )
+    assert sorted(text for _, text, _ in documents(out, manifest, "web")) == sorted(
+        prose(n) for n in range(25) for _ in range(4)
+    )
+    assert Manifest.load(out)[0] == manifest
+    assert verify_folder(out) == []
+    assert not (out / ".work").exists()
+
+
+def test_end_of_text_tokens_are_documents(prepared: tuple[Path, Manifest]) -> None:
+    out, manifest = prepared
+    assert end_of_text_tokens(out, manifest) == sum(each.documents for each in manifest.sources.values())
+
+
+def test_validation_is_a_function_of_the_text(prepared: tuple[Path, Manifest]) -> None:
+    out, manifest = prepared
+    for source in manifest.sources:
+        for split, text, _ in documents(out, manifest, source):
+            held_out = xxhash.xxh3_64_intdigest(text.encode()) < 0.1 * 2**64
+            assert split == ("validation" if held_out else "train")
+
+
+def test_shards_end_past_the_size(prepared: tuple[Path, Manifest]) -> None:
+    out, manifest = prepared
+    assert max(len(each.splits["train"]) for each in manifest.sources.values()) > 2
+    for shard in manifest.shards():
+        offsets = np.fromfile(out / f"{shard.name}.offsets", "<i8")
+        assert offsets[-1] < 2000
+
+
+def test_origins(prepared: tuple[Path, Manifest]) -> None:
+    out, manifest = prepared
+    files = {origin["file"] for _, _, origin in documents(out, manifest, "web")}
+    assert files == {f"{n}.warc.gz" for n in range(4)}
+    assert {origin["id"] for _, _, origin in documents(out, manifest, "books")} == {f"{n:02d}.txt#0" for n in range(70)}
+
+
+def test_workers_do_not_matter(sources: dict[str, Any], prepared: tuple[Path, Manifest], tmp_path: Path) -> None:
+    prepare(recipe(sources, validation_fraction=0.1, shard_tokens=2000), tmp_path / "out", workers=1)
+    assert contents(tmp_path / "out") == contents(prepared[0])
+
+
+def test_finished_folder_is_left_alone(
+    sources: dict[str, Any], prepared: tuple[Path, Manifest], caplog: pytest.LogCaptureFixture
+) -> None:
+    out, manifest = prepared
+    before = {file: file.stat().st_mtime_ns for file in out.rglob("*")}
+    with caplog.at_level(logging.INFO, "thalweg.prepare"):
+        assert prepare(recipe(sources, validation_fraction=0.1, shard_tokens=2000), out) == manifest
+    assert "is prepared already" in caplog.text
+    assert {file: file.stat().st_mtime_ns for file in out.rglob("*")} == before
+    with pytest.raises(InputError, match=f"{out}: was prepared by another recipe; .*--out"):
+        prepare(recipe(sources, validation_fraction=0.2), out)
+    assert {file: file.stat().st_mtime_ns for file in out.rglob("*")} == before
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from data_pipeline.config import Recipe
+from data_pipeline.prepare import prepare
+if __name__ == "__main__":
+    prepare(Recipe.model_validate_json(Path(sys.argv[1]).read_text()), Path(sys.argv[2]), 2)
+"""
+
+
+def start(wanted: Recipe, out: Path, folder: Path) -> "subprocess.Popen[str]":
+    (folder / "program.py").write_text(PROGRAM)
+    (folder / "recipe.json").write_text(wanted.model_dump_json())
+    command = [sys.executable, str(folder / "program.py"), str(folder / "recipe.json"), str(out)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "reached",
+    [".work/plan.json", ".work/read/completions/*", ".work/tokenizer.json", ".work/shards/*/*/*/*.tokens", "*/train/*"],
+)
+def test_killed_and_run_again(
+    sources: dict[str, Any], prepared: tuple[Path, Manifest], tmp_path: Path, reached: str
+) -> None:
+    wanted, out = recipe(sources, validation_fraction=0.1, shard_tokens=2000), tmp_path / "out"
+    process = start(wanted, out, tmp_path)
+    while process.poll() is None and not any(out.glob(reached)):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    prepare(wanted, out, workers=2)
+    assert contents(out) == contents(prepared[0])
+
+
+@pytest.mark.parametrize("place", ["entries", "moved", "manifest"])
+def test_crash_while_finishing(
+    sources: dict[str, Any],
+    prepared: tuple[Path, Manifest],
+    tmp_path: Path,
+    place: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wanted, out = recipe(sources, validation_fraction=0.1, shard_tokens=2000), tmp_path / "out"
+    calls = 0
+    replace = Path.replace
+
+    def failing(self: Path, target: Path) -> Path:
+        nonlocal calls
+        calls += out in Path(target).parents and ".work" not in Path(target).parts
+        if calls > {"entries": 0, "moved": 7, "manifest": 10**9}[place]:
+            raise RuntimeError("crash")
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", failing)
+        patch.setattr(os, "replace", failing)
+        if place == "manifest":
+            patch.setattr(Manifest, "save", lambda *_: (_ for _ in ()).throw(RuntimeError("crash")))
+        with pytest.raises(RuntimeError, match="crash"):
+            prepare(wanted, out, workers=1)
+    prepare(wanted, out, workers=1)
+    assert contents(out) == contents(prepared[0])
+
+
+def test_another_recipe_does_not_go_on(tmp_path: Path, sources: dict[str, Any]) -> None:
+    broken = pages_warc(tmp_path / "broken.warc.gz", 5)
+    broken.write_bytes(broken.read_bytes()[:-20])
+    out, web = tmp_path / "out", {"kind": "warc", "paths": [broken]}
+    with pytest.raises(InputError, match="breaks off"):
+        prepare(recipe({"web": web, "rows": sources["rows"]}), out, 1)
+    with pytest.raises(InputError, match=f"{out}: holds an unfinished preparation of another recipe"):
+        prepare(recipe({"rows": sources["rows"]}), out, 1)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_broken_file_is_one_error_and_the_rest_stays_done(tmp_path: Path, workers: int) -> None:
+    for n in range(4):
+        pages_warc(tmp_path / f"{n}.warc.gz", 10)
+    broken = tmp_path / "3.warc.gz"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:-20])
+    wanted, out = recipe({"web": {"kind": "warc", "paths": [tmp_path / "*.warc.gz"]}}), tmp_path / "out"
+    size = f"{len(whole) - 20:,}"
+    with pytest.raises(InputError) as caught:
+        prepare(wanted, out, workers)
+    assert f"{broken}: breaks off at byte {size} after 9 documents" in str(caught.value)
+    assert "fetch it again, or set damaged_files: keep" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    first = out / ".work/documents/web/00000.jsonl.zst"
+    made = first.stat().st_mtime_ns
+    with pytest.raises(InputError):
+        prepare(wanted, out, workers)
+    assert first.stat().st_mtime_ns == made
+
+    broken.write_bytes(whole)
+    assert prepare(wanted, out, workers).sources["web"].documents == 40
+
+
+def test_kept_damaged_file_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = pages_warc(tmp_path / "a.warc.gz", 10)
+    path.write_bytes(path.read_bytes()[:-20])
+    wanted = recipe({"web": {"kind": "warc", "paths": [path]}}, damaged_files="keep")
+    entry = prepare(wanted, tmp_path / "out", 1).sources["web"]
+    assert (entry.read, entry.documents, entry.dropped) == (10, 9, {"damaged_file": 1})
+    assert "a.warc.gz: breaks off" in caplog.text
+
+
+def test_changed_file_is_read_again(tmp_path: Path) -> None:
+    for n in range(2):
+        pages_warc(tmp_path / f"{n}.warc.gz", 10)
+    broken = tmp_path / "1.warc.gz"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:-20])
+    sources = {"web": {"kind": "warc", "paths": [tmp_path / "*.warc.gz"]}}
+    out = tmp_path / "out"
+    with pytest.raises(InputError):
+        prepare(recipe(sources), out, 1)
+    pages_warc(tmp_path / "0.warc.gz", 12)
+    broken.write_bytes(whole)
+    assert prepare(recipe(sources), out, 1).sources["web"].documents == 22
+
+
+def test_what_is_missing_is_said_at_once_before_anything_starts(tmp_path: Path) -> None:
+    sources = {
+        "web": {"kind": "warc", "paths": [tmp_path / "no.warc.gz"]},
+        "books": {"kind": "books", "paths": [tmp_path / "*.txt"]},
+    }
+    with pytest.raises(InputError) as caught:
+        prepare(recipe(sources), tmp_path / "out")
+    assert f"sources.web.paths: {tmp_path}/no.warc.gz" in str(caught.value)
+    assert f"sources.books.paths: {tmp_path}/*.txt" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_records_and_pages_are_counted(tmp_path: Path) -> None:
+    records = [record("response", response(page(prose(n))), n) for n in range(3)]
+    records += [
+        record("response", response(page(prose(9))), 9, length=7),
+        record("response", response(b"<p>" + b"\x81\x8d\x8f\x90\x9d\0" * 400)),
+        record("response", response(b"<html><body></body></html>")),
+    ]
+    path = write_members(tmp_path / "a.warc.gz", records)
+    entry = prepare(recipe({"web": {"kind": "warc", "paths": [path]}}), tmp_path / "out", 1).sources["web"]
+    assert entry.dropped == {"broken_record": 1, "empty": 1, "undecodable": 1}
+    assert (entry.read, entry.documents) == (6, 3)
+
+
+def test_folder_of_somebody_else_is_refused(sources: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match="is not empty and is no prepared folder"):
+        prepare(recipe(sources), tmp_path)
+
+
+def test_quiet_and_safe_from_the_working_directory(sources: dict[str, Any], tmp_path: Path) -> None:
+    """A folder with packages of our names is no trap for worker processes."""
+    for name in ("model", "training", "launcher", "data_pipeline"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('the wrong one')")
+    out, elsewhere = tmp_path / "out", tmp_path / "programs"
+    elsewhere.mkdir()
+    process = start(recipe(sources), out, elsewhere)
+    output, errors = process.communicate()
+    assert (process.returncode, output, errors) == (0, "", "")
+    (elsewhere / "recipe.json").write_text(recipe(sources).model_dump_json())
+    command = [sys.executable, str(elsewhere / "program.py"), str(elsewhere / "recipe.json"), str(tmp_path / "other")]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+    assert contents(out) == contents(tmp_path / "other")
+
+
+def test_gpt2_vocabulary_by_path(sources: dict[str, Any], shared_data: Path, tmp_path: Path) -> None:
+    wanted = recipe({"rows": sources["rows"]}, tokenizer={"path": shared_data / "bpe"})
+    manifest = prepare(wanted, tmp_path / "out", 1)
+    assert (manifest.tokenizer.vocab_size, manifest.tokenizer.end_of_text) == (50257, 50256)
+    assert LITERAL in {text for _, text, _ in documents(tmp_path / "out", manifest, "rows")}
+
+
+@pytest.mark.slow
+def test_sample(tmp_path: Path) -> None:
+    fields = yaml.safe_load((Path(__file__).parents[2] / "configs" / "data" / "sample.yaml").read_text())
+    manifest = prepare(Recipe.model_validate(fields), tmp_path / "out")
+    for source in manifest.sources.values():
+        assert source.tokens > 100_000
+        assert sum(shard.tokens for shard in source.splits["validation"]) > 1_000
+    assert end_of_text_tokens(tmp_path / "out", manifest) == sum(each.documents for each in manifest.sources.values())
+
+
+@pytest.mark.slow
+def test_real_mix_has_the_tokens_of_an_independent_count(shared_data: Path, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+
+    paths = {
+        "common_crawl": ("wet", sorted(shared_data.glob("commoncrawl/*.wet.gz"))),
+        "webtext": ("warc", sorted(shared_data.glob("webpages/*.warc.gz"))),
+        "wikipedia": ("mediawiki", sorted(shared_data.glob("wikipedia/enwiki*.bz2"))),
+        "books": ("books", [shared_data / "books"]),
+    }
+    sources = {name: {"kind": kind, "paths": files} for name, (kind, files) in paths.items()}
+    manifest = prepare(recipe(sources, tokenizer={"path": shared_data / "bpe"}), tmp_path / "out")
+    assert verify_folder(tmp_path / "out") == []
+    paths["books"] = ("books", sorted(shared_data.glob("books/**/*.gz")) + sorted(shared_data.glob("books/*.xz")))
+    tokenizer = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True
+    for name, (kind, files) in paths.items():
+        texts = [each.text for file in files for each in read_all(file, FileSource(kind=kind, paths=["-"]))[0]]
+        texts = [text for text in texts if text.strip()]
+        tokens = sum(len(each.ids) + 1 for each in tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+        assert (manifest.sources[name].documents, manifest.sources[name].tokens) == (len(texts), tokens)
+    # Counted without any of our code: titles of the articles, records of the WETs, books of the archive.
+    wets = [gzip.decompress(file.read_bytes()).count(b"WARC-Type: conversion") for file in paths["common_crawl"][1]]
+    assert manifest.sources["common_crawl"].documents == sum(wets)
+    assert manifest.sources["books"].documents == 203 + 12

@@ -1,0 +1,95 @@
+"""Books: encodings, envelopes, archives."""
+
+import gzip
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+from corpora import prose, read_all
+from data_pipeline.config import FileSource
+from data_pipeline.readers.books import without_envelope
+from data_pipeline.readers.files import Damaged
+
+BOOKS = FileSource(kind="books", paths=["-"])
+FRENCH = "L’été dernier, à l'hôtel, le garçon « français » rêvait déjà de Noël. " * 40
+RUSSIAN = "Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему. " * 40
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        (FRENCH, "utf-8"),
+        (FRENCH, "utf-8-sig"),
+        (FRENCH, "cp1252"),
+        (FRENCH.replace("’", "'"), "latin-1"),
+        (FRENCH, "utf-16"),
+        (RUSSIAN, "cp1251"),
+        (prose(1, 4000) + " café", "latin-1"),
+        ("a\0b" + prose(1, 400), "utf-8"),
+    ],
+)
+def test_encodings(tmp_path: Path, text: str, encoding: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(text.replace(". ", ".\r\n").encode(encoding))
+    [book], dropped = read_all(path, BOOKS)
+    assert book.text == text.replace(". ", ".\n").strip()
+    assert not dropped
+
+
+def test_undecodable_book_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(bytes(range(256)) * 40 + b"\x81\x8d\x8f\x90\x9d\0" * 400)
+    assert read_all(path, BOOKS) == ([], {"undecodable": 1})
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("*** START OF THIS PROJECT GUTENBERG EBOOK X ***\n\nProduced by A and\nB\n\n", "\n*** END OF THIS PROJECT GUTENBERG EBOOK X ***"),
+        ("***START OF THE PROJECT GUTENBERG EBOOK\nOF TWO LINES***\n", "\nEnd of the Project Gutenberg EBook of X\n"),
+        ("*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*\n", "\nEnd of Project Gutenberg's Etext\n"),
+        ("", ""),
+    ],
+)
+def test_envelope_is_cut(before: str, after: str) -> None:
+    header = "The Project Gutenberg EBook of X\n\n" if before else ""
+    book = f"CHAPTER I\n\n{prose(1)} He read of the end of Project Gutenberg."
+    assert without_envelope(f"{header}{before}{book}\n{after}").strip() == book
+
+
+def test_members_of_an_archive_are_books(tmp_path: Path) -> None:
+    path = tmp_path / "books.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name in ("a.md", "CONTENTS.tsv", "folder/b.txt"):
+            data = f"{name} {prose(1)}".encode()
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    read, _ = read_all(path, BOOKS)
+    assert [each.id for each in read] == ["a.md", "folder/b.txt"]
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(Damaged):
+        read_all(path, BOOKS)
+
+
+def test_truncated_gzip(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(prose(1, 500).encode())[:-30])
+    with pytest.raises(Damaged):
+        read_all(path, BOOKS)
+
+
+def test_real_gutenberg_files(shared_data: Path) -> None:
+    for path in sorted((shared_data / "books" / "gutenberg-raw").glob("*.gz")):
+        [book], _ = read_all(path, BOOKS)
+        assert "\ufffd" not in book.text
+        assert "\r" not in book.text
+        for mark in ("START OF THIS PROJECT", "END OF THIS PROJECT", "Release Date:", "gutenberg.org", "End of the Project Gutenberg"):
+            assert mark not in book.text, (path, mark)
+        assert len(book.text) > 100_000
+
+
+def test_real_archive(shared_data: Path) -> None:
+    read, dropped = read_all(shared_data / "books" / "classic-books.tar.xz", BOOKS)
+    assert (len(read), sum(dropped.values())) == (203, 0)

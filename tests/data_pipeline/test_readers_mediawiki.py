@@ -1,0 +1,104 @@
+"""MediaWiki dumps and wikitext."""
+
+import bz2
+from pathlib import Path
+
+import pytest
+from corpora import prose, read_all
+from data_pipeline.config import FileSource
+from data_pipeline.readers.files import Damaged
+from data_pipeline.readers.wikitext import Wikitext
+
+DUMP = FileSource(kind="mediawiki", paths=["-"])
+HEAD = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/"><siteinfo>
+<base>https://wiki.example/wiki/Main_Page</base>
+<namespaces><namespace key="6">Datei</namespace><namespace key="14">Kategorie</namespace></namespaces></siteinfo>
+"""
+
+
+def wiki_page(number: int, text: str, namespace: int = 0, redirect: str = "") -> str:
+    return (
+        f"<page><title>Page {number}</title><ns>{namespace}</ns><id>{number}</id>{redirect}"
+        f"<revision><id>1</id><text>{text}</text></revision></page>\n"
+    )
+
+
+def dump(*pages: str) -> str:
+    return HEAD + "".join(pages) + "</mediawiki>\n"
+
+
+@pytest.mark.parametrize("name", ["a.xml", "a.xml.bz2"])
+def test_articles_alone_are_taken(tmp_path: Path, name: str) -> None:
+    text = dump(
+        wiki_page(1, prose(1) + " [[Datei:a.jpg|thumb|a ''picture''  of [[sand]]]][[Kategorie:Flüsse]]"),
+        wiki_page(2, "#REDIRECT [[Page 1]]", redirect='<redirect title="Page 1" />'),
+        wiki_page(3, "#redirect [[Page 1]]"),
+        wiki_page(4, "talk", namespace=1),
+        wiki_page(5, prose(5)),
+    ).encode()
+    path = tmp_path / name
+    path.write_bytes(bz2.compress(text) if name.endswith("bz2") else text)
+    read, dropped = read_all(path, DUMP)
+    assert [each.text for each in read] == [f"Page {n}\n\n{prose(n)}" for n in (1, 5)]
+    assert dropped == {"redirect": 2, "not_an_article": 1}
+    assert read[0].id == "1"
+    assert read[0].metadata == {"offset": 0, "url": "https://wiki.example/wiki/Page_1"}
+
+
+def test_missing_end_between_pages_is_accepted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "a.xml"
+    path.write_text(dump(wiki_page(1, prose(1)), wiki_page(2, prose(2))).removesuffix("</mediawiki>\n"))
+    read, _ = read_all(path, DUMP)
+    assert len(read) == 2
+    assert str(path) in caplog.text
+
+
+@pytest.mark.parametrize("cut", [60, 200, 5])
+def test_end_inside_a_page_or_tag_is_damage(tmp_path: Path, cut: int) -> None:
+    whole = dump(wiki_page(1, prose(1)), wiki_page(2, prose(2))).removesuffix("</mediawiki>\n")
+    path = tmp_path / "a.xml"
+    path.write_text(whole[:-cut])
+    with pytest.raises(Damaged):
+        read_all(path, DUMP)
+
+
+def test_cut_bz2_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "a.xml.bz2"
+    path.write_bytes(bz2.compress(dump(wiki_page(1, prose(1))).encode())[:-9])
+    with pytest.raises(Damaged, match="end-of-stream"):
+        read_all(path, DUMP)
+
+
+@pytest.mark.parametrize(
+    ("wikitext", "plain"),
+    [
+        ("'''Sand''' is ''fine''.", "Sand is fine."),
+        ("a [[river|stream]] and [[sea]]s", "a stream and seas"),
+        ("x{{cite|{{a|b}}|c}}y<ref name=a>r</ref><ref name=b />z<!-- hidden -->", "xyz"),
+        ("{| class=a\n|-\n| b\n{|\n| c\n|}\n|}\ntext", "text"),
+        ("== Head ==\n* one\n** two", "Head\n\none\ntwo"),
+        ("[http://a.example the page] and [http://b.example]", "the page and"),
+        ("[[Category:Rivers]]text[[de:Fluss]]", "text"),
+        ("Greek ({{lang|el|[[ἄμμος|άμμος]]}}, {{IPA|x}})", "Greek (άμμος, )"),
+        ("<nowiki>'''[[a]] {{b}} &lt;ref> &amp;amp;</nowiki>", "'''[[a]] {{b}} <ref> &amp;"),
+        ("a &amp; b&nbsp;c &#55296;", "a & b\xa0c \ufffd"),
+        ("<math>{{x}}</math>a<br/>b<sub>2</sub>", "a\nb2"),
+    ],
+)
+def test_wikitext(wikitext: str, plain: str) -> None:
+    assert Wikitext().plain(wikitext) == plain
+
+
+def test_real_excerpts(shared_data: Path) -> None:
+    for name, pages, redirects in [
+        ("enwiki-2014-latest-pages-articles1-shortened.xml.bz2", 206, 99),
+        ("enwiki-2022-head-unclosed.xml.bz2", 251, 111),
+    ]:
+        read, dropped = read_all(shared_data / "wikipedia" / name, DUMP)
+        assert len(read) + sum(dropped.values()) == pages
+        assert dropped == {"redirect": redirects, "not_an_article": 1}
+        marks = [mark for each in read for mark in ("[[", "<ref", "{|", "'''") if mark in each.text]
+        assert not marks
+        anarchism = next(each for each in read if each.text.startswith("Anarchism\n"))
+        assert "\n\nEtymology" in anarchism.text
+        assert "Pierre-Joseph Proudhon" in anarchism.text
