@@ -6,12 +6,18 @@ warnings of each task, so that a rerun which skips finished tasks still reports 
 
 import json
 import logging
+import multiprocessing
+import os
+import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from copy import deepcopy
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
-import multiprocess  # type: ignore[import-untyped]
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.stats import PipelineStats
@@ -34,8 +40,41 @@ class _Notes(logging.Handler):
         self.lines.append(record.getMessage())
 
 
+def _begin_worker() -> None:
+    """Lets a worker process end with the process that it works for, however that ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
+
+
 class _Executor(LocalPipelineExecutor):  # type: ignore[misc]
-    """Runs a task only while nobody else does: the worker of a killed run may outlive it by a task."""
+    """datatrove's tasks in processes that do not outlive a killed run, as those of its own pool and manager do."""
+
+    def run(self) -> None:
+        """Runs the tasks that are not done. After an exception no more are begun, and it is raised."""
+        loguru_logger.disable("datatrove")
+        ranks = self.get_incomplete_ranks()
+        if self.workers == 1 or len(ranks) < 2:
+            for rank in ranks:
+                deepcopy(self)._run_for_rank(rank)
+            return
+        context = multiprocessing.get_context("forkserver")
+        # Preloading would import the main module before the search path is put right, in the working directory.
+        context.set_forkserver_preload([])
+        with ProcessPoolExecutor(min(self.workers, len(ranks)), context, _begin_worker) as pool:
+            try:
+                for done in as_completed([pool.submit(self._run_for_rank, rank) for rank in ranks]):
+                    done.result()
+            except BrokenProcessPool:
+                raise RuntimeError("a worker process died, perhaps for want of memory: use fewer workers") from None
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
         loguru_logger.disable("datatrove")
@@ -70,13 +109,8 @@ class Stage:
 
         An exception of a task comes out as it is; tasks that were done stay done.
         """
-        loguru_logger.disable("datatrove")
-        # Preloading would import the main module before the search path is put right, in the working directory.
-        multiprocess.get_context("forkserver").set_forkserver_preload([])
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self.tasks:
-            workers = max(1, min(workers, self.tasks))
-            _Executor(list(pipeline), self.tasks, workers, str(self.folder), start_method="forkserver").run()
+        _Executor(list(pipeline), self.tasks, workers, str(self.folder)).run()
         for rank in range(self.tasks):
             for line in (self.folder / "notes" / f"{rank:05d}.txt").read_text().splitlines():
                 log.warning(line)

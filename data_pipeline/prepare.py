@@ -42,7 +42,7 @@ def prepare(recipe: Recipe, out: Path, workers: int = os.cpu_count() or 1) -> Ma
     Raises InputError for bad input, and where `out` holds something else.
     """
     # Strings that came out of a YAML file know their folder; worker processes want plain ones.
-    recipe = Recipe.model_validate_json(recipe.model_dump_json())
+    recipe = Recipe.model_validate(recipe.model_dump(mode="json"))
     out = out.absolute()
     inputs = find(recipe, out / ".work")
     _refuse_foreign(out)

@@ -105,7 +105,7 @@ def _follow(model: type[BaseModel], loc: tuple[Any, ...]) -> tuple[list[str], li
             keys.append(str(part))
             annotation = get_args(annotation)[-1]
             continue
-        models = _models_in(annotation)
+        models = models_in(annotation)
         tagged = [each for each in models if part in _tags(each)]
         if len(models) > 1 and tagged:
             annotation = tagged[0]
@@ -121,8 +121,8 @@ def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
     return get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
     """The configuration models inside an annotation such as `dict[str, A | B] | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [found for each in get_args(annotation) for found in _models_in(each)]
+    return [found for each in get_args(annotation) for found in models_in(each)]

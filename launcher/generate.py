@@ -1,6 +1,8 @@
 """Text from a checkpoint."""
 
-from data_pipeline.tokenizer import load_tokenizer
+from tokenizers import Tokenizer
+
+from data_pipeline.tokenizer import END_OF_TEXT
 from model.generate import generate
 from training import checkpoint
 
@@ -9,8 +11,9 @@ def generate_text(name: str, prompt: str, max_tokens: int, temperature: float, t
     """What the network of a checkpoint adds to `prompt`; end-of-text ends it and is not shown."""
     folder = checkpoint.find(name)
     network = checkpoint.open_network(folder)
-    tokenizer = load_tokenizer(folder / "tokenizer.json")
-    ids = generate(
-        network, tokenizer.encode(prompt).ids, max_tokens, tokenizer.token_to_id("<|endoftext|>"), temperature, top_p, seed
-    )
-    return str(tokenizer.decode(ids, skip_special_tokens=True))
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True
+    ids = tokenizer.encode(prompt, add_special_tokens=False).ids
+    end_of_text = tokenizer.token_to_id(END_OF_TEXT)
+    continuation = generate(network, ids, max_tokens, end_of_text, temperature, top_p, seed)
+    return str(tokenizer.decode(continuation, skip_special_tokens=True))

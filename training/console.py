@@ -13,7 +13,7 @@ from training.run import Run
 
 log = logging.getLogger("thalweg.train")
 
-RECENT_LINES = 50
+RECENT_LINES = 10
 
 
 class ConsoleReport(Callback):
@@ -59,7 +59,7 @@ class ConsoleReport(Callback):
     def _table(self, run: Run) -> Table:
         last, steps = self._recent[-1], len(self._recent)
         table = Table(title=f"What the model has seen by step {last['step']}")
-        for column in ("source", "share asked", "share seen", "tokens", "epochs", "train loss", "validation loss"):
+        for column in ("source", "share", "seen", "tokens", "epochs", "train loss", "held-out loss"):
             table.add_column(column, justify="left" if column == "source" else "right")
         for source, asked in zip(run.stream.sources, run.stream.mixture.shares.values(), strict=True):
             name = source.name
@@ -74,7 +74,7 @@ class ConsoleReport(Callback):
                 f"{sum(losses) / len(losses):.3f}" if losses else "-",
                 f"{held_out:.3f}" if held_out is not None else "-",
             )
-        table.caption = f"train loss: mean of the last {steps} lines, in nats per token"
+        table.caption = f"losses in nats per token; train loss: mean of the last {steps} lines of metrics.jsonl"
         return table
 
 

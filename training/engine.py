@@ -4,11 +4,14 @@ What DeepSpeed 0.19 does wrong, or differently from stage to stage, is put right
 docs/decisions/0004-engine.md has the findings.
 """
 
+import io
 import logging
+import math
 import os
-import socket
 import sys
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,9 +22,28 @@ from torch.func import functional_call
 
 Precision = Literal["bf16", "fp32"]
 
+log = logging.getLogger("thalweg.train")
 
-def _quiet_deepspeed() -> None:
-    """Warnings on stderr are all that is wanted of DeepSpeed; by default it writes its progress to stdout."""
+
+def _name_rank() -> None:
+    """Names this process the only rank where no launcher did: DeepSpeed would look for MPI otherwise.
+
+    Port 0 lets the system choose a free one; nobody else needs to know which.
+    """
+    if "RANK" not in os.environ:
+        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+        os.environ.update(alone)
+
+
+def _prepare_deepspeed() -> None:
+    """Makes DeepSpeed quiet, and keeps it from compiling what is not needed. Before the process group starts."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    # torch tells it, at each rank, which collectives have new names.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    # Its progress goes to stdout, where results belong. Warnings, on stderr, are all that is wanted.
     for name in ("DeepSpeed", "ds_accelerator"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.WARNING)
@@ -29,15 +51,22 @@ def _quiet_deepspeed() -> None:
             if isinstance(handler, logging.StreamHandler):
                 handler.setStream(sys.stderr)
 
+    # On a CPU DeepSpeed compiles an all-reduce through shared memory, half a minute at each first start and not
+    # at all without a compiler. Only its inference calls it; training's all-reduces go through gloo regardless.
+    # This is the table it looks into; putting one there also saves probing a compiler for all of its extensions.
+    if os.environ.get("DS_ACCELERATOR") == "cpu":
+        deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
 
-def _alone() -> None:
-    """Names this process the only rank where no launcher did: DeepSpeed would look for MPI otherwise."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    if "RANK" not in os.environ:
-        os.environ |= alone
+
+@contextmanager
+def _prints_to_log() -> Iterator[None]:
+    """Some of DeepSpeed's chatter is plain print(): its bf16 optimizer's memory at start, its keys at loading."""
+    chatter = io.StringIO()
+    try:
+        with redirect_stdout(chatter):
+            yield
+    finally:
+        log.debug("DeepSpeed printed: %s", chatter.getvalue())
 
 
 class _CastToBf16(nn.Module):
@@ -53,21 +82,21 @@ class _CastToBf16(nn.Module):
         return output
 
 
-def deepspeed_config(stage: int, precision: Precision, micro_batch: int, grad_clip: float) -> dict[str, Any]:
+def deepspeed_config(zero_stage: int, precision: Precision, micro_batch: int, grad_clip: float) -> dict[str, Any]:
     """DeepSpeed's dictionary. Gradients are accumulated and reduced in fp32 at every stage and precision.
 
-    At stage 0 DeepSpeed is left in fp32 and without clipping: in bf16 it accumulates in bf16 and lets AdamW take
-    a step, decay and all, while it is built; in fp32 it clips without telling the norm.
+    At stage 0 DeepSpeed is left in fp32 and without clipping. In bf16 it refuses to accumulate in fp32, and its
+    optimizer lets AdamW take a step, decay and all, while it is built; in fp32 it clips without telling the norm.
     """
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": grad_clip if stage else 0.0,
+        "gradient_clipping": grad_clip if zero_stage else 0.0,
         "communication_data_type": "fp32",
-        "zero_optimization": {"stage": stage},
+        "zero_optimization": {"stage": zero_stage},
         "steps_per_print": None,
     }
-    if stage and precision == "bf16":
+    if zero_stage and precision == "bf16":
         config |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
     return config
 
@@ -82,28 +111,42 @@ def build_engine(
     grad_clip: float,
 ) -> "Engine":
     """Starts the processes' group where there is none and hands network and optimizer to DeepSpeed."""
-    _alone()
-    os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
+    _name_rank()
+    _prepare_deepspeed()
+    # DeepSpeed reads the environment, and the prepared logger and table, while it is imported and started.
     from accelerate import Accelerator, DeepSpeedPlugin
+    from deepspeed import DeepSpeedEngine, __version__
 
-    _quiet_deepspeed()
-    # On a CPU DeepSpeed would compile an all-reduce through shared memory, half a minute at each first start
-    # and not at all without a compiler. gloo does the same work.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     config = deepspeed_config(zero_stage, precision, micro_batch, grad_clip)
-    accelerator = Accelerator(deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=config))
-    module = _CastToBf16(network) if zero_stage == 0 and precision == "bf16" else network
-    engine, _ = accelerator.prepare(module, optimizer)
-    if not isinstance(engine, deepspeed.DeepSpeedEngine):
+    module = network
+    if precision == "bf16":
+        _round_to_bf16(network)
+        module = network if zero_stage else _CastToBf16(network)
+    with _prints_to_log():
+        accelerator = Accelerator(deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=config))
+        engine, _ = accelerator.prepare(module, optimizer)
+    if not isinstance(engine, DeepSpeedEngine):
         raise RuntimeError(f"Accelerate built a {type(engine).__name__} instead of a DeepSpeed engine")
+    world, device = engine.world_size, torch.device(engine.device)
+    log.info("engine: DeepSpeed %s, ZeRO stage %d, %d processes on %s", __version__, zero_stage, world, device)
+    if device.type == "cpu" and world > 1:
+        log.info("engine: gloo reduces; DeepSpeed's all-reduce through shared memory would have to be compiled")
     return Engine(engine, network, grad_clip if zero_stage == 0 else None)
 
 
+@torch.no_grad()
+def _round_to_bf16(network: nn.Module) -> None:
+    """Rounds the weights, leaving their type. ZeRO takes its fp32 masters from rounded weights; stage 0 must too."""
+    for parameter in network.parameters():
+        parameter.copy_(parameter.bfloat16())
+
+
 class Engine:
-    """One rank of a DeepSpeed engine."""
+    """One rank of a DeepSpeed engine.
+
+    `network` is the module that was handed over. Run it through the engine only: at stage 3 its weights are
+    elsewhere between calls, and at stage 0 in bf16 they are fp32.
+    """
 
     def __init__(self, engine: Any, network: nn.Module, clip_here: float | None) -> None:
         self._engine, self.network, self._clip_here = engine, network, clip_here
@@ -116,15 +159,23 @@ class Engine:
         return output
 
     def backward(self, loss: Tensor, last: bool) -> None:
-        """Adds the gradient of `loss` to what is accumulated; `last` ends the accumulation and averages over ranks."""
+        """Adds the gradient of `loss` to what is accumulated; `last` ends the accumulation and averages over ranks.
+
+        Every rank makes the same number of calls; the number may change from step to step.
+        """
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss, scale_wrt_gas=False)
 
     def step(self) -> float:
-        """One step of the optimizer; returns the norm of the whole gradient before clipping."""
-        norm = self._clip() if self._clip_here is not None else None
+        """One step of the optimizer; returns the norm of the whole gradient before clipping.
+
+        Where the gradient is not finite the step is left out, its gradients are dropped and the norm is infinite.
+        """
+        if self._clip_here is not None and not math.isfinite(norm := self._clip()):
+            self._engine.zero_grad()  # at the other stages DeepSpeed does the like
+            return math.inf
         self._engine.step()
-        return float(self._engine.get_global_grad_norm()) if norm is None else norm
+        return float(self._engine.get_global_grad_norm()) if self._clip_here is None else norm
 
     def _clip(self) -> float:
         parameters = list(self.network.parameters())
@@ -145,16 +196,26 @@ class Engine:
 
     def save(self, folder: Path) -> None:
         """Writes weights and optimizer state, each rank its part. Every rank must call it."""
-        self._engine.save_checkpoint(str(folder), tag="state", save_latest=False)
+        with _prints_to_log():
+            self._engine.save_checkpoint(str(folder), tag="state", save_latest=False)
 
     def load(self, folder: Path) -> None:
-        """Reads what `save` wrote for as many ranks. Every rank must call it."""
-        self._engine.load_checkpoint(str(folder), tag="state")
+        """Reads what `save` wrote for as many ranks. Every rank must call it.
+
+        The optimizer's settings come along: rate, betas and decay are afterwards those that were saved.
+        """
+        with _prints_to_log():
+            path, _ = self._engine.load_checkpoint(str(folder), tag="state")
+        if path is None:
+            raise FileNotFoundError(f"{folder} holds no state that this engine could load")
 
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Name and fp32 value of each parameter on the CPU, one at a time. Every rank must go through all of it."""
+        """Name and fp32 value of each parameter on the CPU, one at a time. Every rank must go through all of it.
+
+        In bf16 these are the optimizer's fp32 masters. A value may share memory with the live weight.
+        """
         from deepspeed.utils import safe_get_full_fp32_param
 
         for name, parameter in self.network.named_parameters():
-            full = safe_get_full_fp32_param(parameter)
+            full = safe_get_full_fp32_param(parameter)  # None where DeepSpeed keeps nothing apart: at stage 0
             yield name, (parameter if full is None else full).detach().float().cpu().contiguous()

@@ -81,12 +81,17 @@ class _Window:
         self._pieces, self._compressed = pieces, compressed
         self.buffer = bytearray()
         self._place, self._ended = 0, False
+        self._damage: Exception | None = None
         self._members: deque[tuple[int, int]] = deque()
 
     def fill(self, size: int) -> bool:
         """Looks at `size` bytes from here on; False where the stream ends before."""
         while len(self.buffer) < size and not self._ended:
-            following = next(self._pieces, None)
+            try:
+                following = next(self._pieces, None)
+            except (EOFError, zlib.error) as damage:
+                # What lies before the damage is whole and comes first.
+                following, self._damage = None, damage
             if following is None:
                 self._ended = True
                 break
@@ -99,6 +104,11 @@ class _Window:
     def more(self) -> bool:
         """Looks further ahead; False at the end of the stream."""
         return self.fill(len(self.buffer) + 1)
+
+    def raise_damage(self) -> None:
+        """To be called where the stream ends: raises what made it end before its time, if anything did."""
+        if self._damage is not None:
+            raise self._damage
 
     def skip(self, size: int) -> None:
         """Moves on."""
@@ -124,6 +134,7 @@ class _Window:
             self.skip(blank)
             if self.buffer:
                 return True
+        self.raise_damage()
         return False
 
 
@@ -156,6 +167,7 @@ def _headers(window: _Window) -> dict[str, str]:
     end = _BLANK_LINE.search(window.buffer, version.end() - 1, _LONGEST_HEADER)
     if end is None:
         if len(window.buffer) < _LONGEST_HEADER:
+            window.raise_damage()
             raise EOFError("ends inside a record's header")
         return {}
     lines = window.buffer[version.end() : end.start()].decode("utf-8", "replace").splitlines()
@@ -195,6 +207,7 @@ def _up_to_next_record(window: _Window, may_be_cut: bool) -> bytes:
             looked_at = 0
         if not window.more():
             break
+    window.raise_damage()
     if may_be_cut:
         raise EOFError("ends inside a record")
     block = bytes(window.buffer)

@@ -8,7 +8,9 @@ from data_pipeline.manifest import Manifest, SourceEntry, TokenizerEntry
 from data_pipeline.shards import FileEntry, ShardWriter
 
 
-def write_folder(folder: Path, shards: dict[str, list[int]], vocab_size: int = 50257, validation: int = 0) -> Manifest:
+def write_folder(
+    folder: Path, shards: dict[str, list[int]], vocab_size: int = 50257, validation: int = 0, tokenizer: str = "{}"
+) -> Manifest:
     """A folder with the given number of tokens in each shard of each source, numbered through from a random start."""
     sources = {}
     for index, (name, sizes) in enumerate(shards.items()):
@@ -21,11 +23,11 @@ def write_folder(folder: Path, shards: dict[str, list[int]], vocab_size: int = 5
         both = [*entries["train"], *entries["validation"]]
         documents, tokens = sum(each.documents for each in both), sum(each.tokens for each in both)
         sources[name] = SourceEntry(read=documents, dropped={}, documents=documents, tokens=tokens, splits=entries)
-    (folder / "tokenizer.json").write_text("{}")
-    tokenizer = TokenizerEntry(
+    (folder / "tokenizer.json").write_text(tokenizer)
+    entry = TokenizerEntry(
         vocab_size=vocab_size, end_of_text=vocab_size - 1, file=FileEntry.of(folder / "tokenizer.json")
     )
-    manifest = Manifest(recipe_hash="test", tokenizer=tokenizer, sources=sources)
+    manifest = Manifest(recipe_hash="test", tokenizer=entry, sources=sources)
     manifest.save(folder)
     return manifest
 

@@ -123,7 +123,11 @@ UMLAUTS = "Über größere Wälder zog der Föhn. " * 20
         (page(UMLAUTS), "text/html; charset=no-such-charset", UMLAUTS),
         (b'<meta charset="utf-8">' + page(UMLAUTS), "text/html", UMLAUTS),
         (page(UMLAUTS).decode().encode("utf-16"), "text/html", UMLAUTS),
-        (page("東京は夜の七時です。" * 20).decode().encode("shift_jis"), "text/html; charset=Shift_JIS", "東京は夜の七時です。" * 20),
+        (
+            page("東京は夜の七時です。" * 20).decode().encode("shift_jis"),
+            "text/html; charset=Shift_JIS",
+            "東京は夜の七時です。" * 20,
+        ),
     ],
 )
 def test_encodings(tmp_path: Path, body: bytes, content_type: str, expected: str) -> None:
@@ -166,9 +170,7 @@ def test_wet_in_both_line_ends(tmp_path: Path) -> None:
     assert not dropped
 
 
-def test_real_wet_as_found_is_read_like_the_repaired_one(
-    shared_data: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_real_wet_as_found_is_read_like_the_repaired_one(shared_data: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = shared_data / "commoncrawl"
     found, dropped = read_all(folder / "CC-MAIN-2016-50-sample.as-found.wet.gz", WET)
     assert "wrong Content-Length" in caplog.text

@@ -46,7 +46,10 @@ def test_undecodable_book_is_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ("*** START OF THIS PROJECT GUTENBERG EBOOK X ***\n\nProduced by A and\nB\n\n", "\n*** END OF THIS PROJECT GUTENBERG EBOOK X ***"),
+        (
+            "*** START OF THIS PROJECT GUTENBERG EBOOK X ***\n\nProduced by A and\nB\n\n",
+            "\n*** END OF THIS PROJECT GUTENBERG EBOOK X ***",
+        ),
         ("***START OF THE PROJECT GUTENBERG EBOOK\nOF TWO LINES***\n", "\nEnd of the Project Gutenberg EBook of X\n"),
         ("*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*\n", "\nEnd of Project Gutenberg's Etext\n"),
         ("", ""),
@@ -85,7 +88,13 @@ def test_real_gutenberg_files(shared_data: Path) -> None:
         [book], _ = read_all(path, BOOKS)
         assert "\ufffd" not in book.text
         assert "\r" not in book.text
-        for mark in ("START OF THIS PROJECT", "END OF THIS PROJECT", "Release Date:", "gutenberg.org", "End of the Project Gutenberg"):
+        for mark in (
+            "START OF THIS PROJECT",
+            "END OF THIS PROJECT",
+            "Release Date:",
+            "gutenberg.org",
+            "End of the Project Gutenberg",
+        ):
             assert mark not in book.text, (path, mark)
         assert len(book.text) > 100_000
 

@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,9 @@ from tokenizers import Tokenizer
 TEXTS = st.lists(
     st.one_of(
         st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=200),
-        st.lists(st.sampled_from([END_OF_TEXT, "<|", "|>", " the", "\n", "  ", "\0", "é", "東", "🙂", "'s", "12"])).map("".join),
+        st.lists(st.sampled_from([END_OF_TEXT, "<|", "|>", " the", "\n", "  ", "\0", "é", "東", "🙂", "'s", "12"])).map(
+            "".join
+        ),
     ),
     min_size=1,
     max_size=6,
@@ -42,9 +45,15 @@ def gpt2(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(from_path(shared_data / "bpe"), tmp_path_factory.mktemp("gpt2") / "tokenizer.json")
 
 
-def reference(path: Path, text: str) -> list[int]:
+@cache
+def loaded(path: Path) -> Tokenizer:
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def reference(path: Path, text: str) -> list[int]:
+    tokenizer = loaded(path)
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
     return ids
 
@@ -60,7 +69,7 @@ def test_encoder_equals_tokenizers(name: str, request: pytest.FixtureRequest) ->
         for text, ids in zip(texts, encoder.encode(texts), strict=True):
             assert ids.tolist() == reference(path, text)
             assert encoder.end_of_text not in ids
-            assert Tokenizer.from_file(str(path)).decode(ids.tolist()) == text
+            assert loaded(path).decode(ids.tolist()) == text
 
     equal()
 

@@ -1,0 +1,45 @@
+# Targets with a double-hash comment are listed by `make help`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup smoke test test-fast lint types format reference clean
+
+help: ## What the targets do
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+setup: $(INSTALLED) ## Create .venv with everything
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+smoke: setup ## The whole way on the CPU: prepare, train, stop, resume, generate
+	$(BIN)/python -P tests/smoke.py
+
+test: setup ## All tests
+	$(BIN)/python -P -m pytest
+
+test-fast: setup ## The tests that take seconds
+	$(BIN)/python -P -m pytest -m 'not slow'
+
+lint: setup ## Lint and format, as the pre-commit hooks do
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup ## Static types
+	$(BIN)/mypy
+
+format: setup ## Mend what the linter can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+reference: setup ## Write docs/configuration.md anew from the configuration models
+	$(BIN)/python -P -m launcher.reference > docs/configuration.md
+
+clean: ## Remove the environment and caches; runs/ and prepared/ stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis thalweg.egg-info
