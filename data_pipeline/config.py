@@ -80,7 +80,7 @@ class FileSource(Section):
 class TableSource(Section):
     """A corpus in rows of local JSONL or Parquet files."""
 
-    kind: Literal["jsonl", "parquet"]
+    kind: Literal["jsonl", "parquet"] = Field(description="The format of the files.")
     paths: list[FilePath] = Field(min_length=1, description="Files, folders or glob patterns.")
     text_key: str = Field("text", description="The column that holds the text.")
     id_key: str | None = Field(None, description="The column that names the document; its row number otherwise.")
@@ -89,12 +89,12 @@ class TableSource(Section):
 class HubSource(Section):
     """A corpus of the Hugging Face Hub, read as a stream."""
 
-    kind: Literal["hub"]
+    kind: Literal["hub"] = Field(description="A data set by its name on the Hub.")
     dataset: str = Field(description="Name of the data set, such as wikimedia/wikipedia.")
     subset: str | None = Field(None, description="Its configuration, such as 20231101.en.")
-    split: str = "train"
-    text_key: str = "text"
-    id_key: str | None = None
+    split: str = Field("train", description="Its split.")
+    text_key: str = Field("text", description="The column that holds the text.")
+    id_key: str | None = Field(None, description="The column that names the document; its row number otherwise.")
     max_documents: int | None = Field(None, gt=0, description="Stop after this many documents.")
 
 
@@ -148,5 +148,3 @@ class DataConfig(Section):
             return self.path
         assert self.prepare is not None
         return Path("prepared") / self.prepare.stem
-
-

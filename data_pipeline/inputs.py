@@ -14,7 +14,7 @@ from data_pipeline import sample, tokenizer
 from data_pipeline.config import FileSource, HubSource, Recipe, SourceConfig
 from data_pipeline.errors import InputError
 from data_pipeline.manifest import FORMAT_VERSION
-from data_pipeline.readers.base import Task
+from data_pipeline.reading import Task
 
 SUFFIXES = {
     "warc": (".warc", ".warc.gz"),

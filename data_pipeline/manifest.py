@@ -68,7 +68,7 @@ class Manifest(BaseModel):
             file.write(self.model_dump_json(indent=1) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, folder / "manifest.json")
+        partial.replace(folder / "manifest.json")
 
     def shards(self) -> Iterator[ShardEntry]:
         """Every shard of every source and split."""

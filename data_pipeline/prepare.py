@@ -29,7 +29,7 @@ from data_pipeline.engine import Stage
 from data_pipeline.errors import InputError
 from data_pipeline.inputs import Inputs, find, plan_of, recipe_hash, sizes_of
 from data_pipeline.manifest import SPLITS, Manifest, SourceEntry, TokenizerEntry
-from data_pipeline.readers.base import ReadFiles, Task
+from data_pipeline.reading import ReadFiles, Task
 from data_pipeline.shards import SUFFIXES, FileEntry, ShardEntry
 from data_pipeline.tokenise import Group, Tokenise, entries_of, group_files
 

@@ -25,7 +25,7 @@ FILES = {
 PACKAGES = ("numpy", "torch", "pyarrow", "pandas", "datasets", "networkx", "sympy", "accelerate", "deepspeed")
 """Installed packages whose docstrings are taken, where they are there, besides the standard library's."""
 
-LEAST_BYTES, MOST_BYTES = 2_000, 6_000_000
+LEAST_BYTES, MOST_BYTES = 2_000, 4_000_000
 """A book of docstrings has at least so many bytes; no more are made once all together have so many."""
 
 

@@ -9,7 +9,6 @@ Files are written under a temporary name and renamed, so that a file that is the
 """
 
 import mmap
-import os
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +110,7 @@ class ShardWriter:
         block_checksums(memoryview(tokens)).tofile(self._temporary(".crc"))
         files = {suffix: FileEntry.of(self._temporary(suffix)) for suffix in SUFFIXES}
         for suffix in SUFFIXES:
-            os.replace(self._temporary(suffix), self._path.with_name(self._path.name + suffix))
+            self._temporary(suffix).replace(self._path.with_name(self._path.name + suffix))
         return ShardEntry(name=name, documents=len(self._offsets), tokens=self.tokens, files=files)
 
 

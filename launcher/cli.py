@@ -31,7 +31,9 @@ Resume = Annotated[
         "PATH: from this checkpoint, also RUN_DIR@STEP.",
     ),
 ]
-CheckpointName = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Its folder, RUN_DIR@latest or RUN_DIR@STEP.")]
+CheckpointName = Annotated[
+    str, typer.Argument(metavar="CHECKPOINT", help="Its folder, RUN_DIR@latest or RUN_DIR@STEP.")
+]
 
 
 @app.command(epilog="Example: thalweg prepare configs/data/sample.yaml --out prepared/sample")

@@ -15,5 +15,6 @@ def generate_text(name: str, prompt: str, max_tokens: int, temperature: float, t
     tokenizer.encode_special_tokens = True
     ids = tokenizer.encode(prompt, add_special_tokens=False).ids
     end_of_text = tokenizer.token_to_id(END_OF_TEXT)
+    assert end_of_text is not None, "prepare makes no tokenizer without it"
     continuation = generate(network, ids, max_tokens, end_of_text, temperature, top_p, seed)
     return str(tokenizer.decode(continuation, skip_special_tokens=True))

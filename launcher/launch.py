@@ -44,6 +44,8 @@ def launch_here(config: RunConfig, arguments: list[str], processes: int | None, 
         if failure.exitcode == 2:
             sys.exit(2)
         ended = signal.Signals(-failure.exitcode).name if failure.exitcode < 0 else f"exit code {failure.exitcode}"
-        raise RunError(f"rank {rank} ended with {ended}; its last lines are above; all other ranks were ended") from None
+        raise RunError(
+            f"rank {rank} ended with {ended}; its last lines are above; all other ranks were ended"
+        ) from None
     except SignalException as error:
         sys.exit(128 + error.sigval)

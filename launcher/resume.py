@@ -62,7 +62,7 @@ def _within(key: str, sections: tuple[str, ...]) -> bool:
 
 def _flat(config: RunConfig) -> dict[str, Any]:
     def walk(tree: dict[str, Any], prefix: str) -> dict[str, Any]:
-        leaves = {}
+        leaves: dict[str, Any] = {}
         for key, value in tree.items():
             leaves |= walk(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
         return leaves

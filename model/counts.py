@@ -20,5 +20,3 @@ def training_flops(config: ModelConfig, tokens: float) -> float:
     the attention scores out.
     """
     return 6.0 * count_parameters(config) * tokens
-
-

@@ -34,9 +34,7 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-FILES = {
-    module_name(path): imported(path) for room in MAY_IMPORT for path in sorted((ROOT / room).rglob("*.py"))
-}
+FILES = {module_name(path): imported(path) for room in MAY_IMPORT for path in sorted((ROOT / room).rglob("*.py"))}
 
 
 @pytest.mark.parametrize("module", FILES)

@@ -56,7 +56,7 @@ class CheckpointManifest(BaseModel):
             hint = "writing it was not finished" if folder.is_dir() else "there is no such folder"
             raise InputError(f"{path}: is missing, {hint}; name a complete checkpoint, or RUN_DIR@latest") from None
         except ValidationError:
-            raise InputError(f"{path}: is not the manifest of a checkpoint; restore the checkpoint or use another") from None
+            raise InputError(f"{path}: is no manifest of a checkpoint; restore it or use another") from None
 
 
 @dataclass(frozen=True)
@@ -141,10 +141,10 @@ def save(run: Run, describing: Describing) -> Path:
         )
         _write(partial / "manifest.json", manifest.model_dump_json(indent=1))
         shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
+        partial.replace(final)
         _sync(final.parent)
         _write(final.with_name(".latest.partial"), final.name + "\n")
-        os.replace(final.with_name(".latest.partial"), final.with_name("latest"))
+        final.with_name(".latest.partial").replace(final.with_name("latest"))
         _sync(final.parent)
     dist.barrier()
     return final
@@ -195,11 +195,13 @@ def _name(step: int) -> str:
 
 def _save_weights(engine: Engine, folder: Path) -> None:
     """Rank 0 writes the full weights, a few GiB in memory at a time; the other ranks hand over their parts."""
-    if engine.rank == 0:
-        folder.mkdir()
+    if engine.rank > 0:
+        for _ in engine.full_parameters():
+            pass
+        return
+    folder.mkdir()
     for at, part in enumerate(_parts(engine.full_parameters())):
-        if engine.rank == 0:
-            save_file(part, folder / f"{at:05d}.safetensors")
+        save_file(part, folder / f"{at:05d}.safetensors")
 
 
 def _parts(parameters: Iterator[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:

@@ -36,7 +36,9 @@ class TrainConfig(Section):
     lr: float = Field(gt=0, description="Peak learning rate.")
     warmup_tokens: int = Field(0, ge=0, description="The learning rate rises linearly over these tokens.")
     decay_tokens: int | None = Field(
-        None, gt=0, description="It has fallen along a cosine by these tokens, warm-up included; all of them by default."
+        None,
+        gt=0,
+        description="It has fallen along a cosine by these tokens, warm-up included; all of them by default.",
     )
     min_lr_ratio: float = Field(0.1, ge=0, le=1, description="Where the cosine ends, as a share of the peak.")
     weight_decay: float = Field(0.1, ge=0, description="Decay of the matrices; biases and norms have none.")

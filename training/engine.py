@@ -202,15 +202,19 @@ class Engine:
     def load(self, folder: Path) -> None:
         """Reads what `save` wrote for as many ranks. Every rank must call it.
 
-        The optimizer's settings come along: rate, betas and decay are afterwards those that were saved.
+        The optimizer's settings stay those of this run: DeepSpeed would bring back the saved decay and betas.
         """
+        groups = self._engine.optimizer.param_groups
+        settings = [{key: value for key, value in group.items() if key != "params"} for group in groups]
         with _prints_to_log():
             path, _ = self._engine.load_checkpoint(str(folder), tag="state")
         if path is None:
             raise FileNotFoundError(f"{folder} holds no state that this engine could load")
+        for group, kept in zip(self._engine.optimizer.param_groups, settings, strict=True):
+            group.update(kept)
 
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Name and fp32 value of each parameter on the CPU, one at a time. Every rank must go through all of it.
+        """Name and fp32 value of each parameter, one at a time, on rank 0's CPU. Every rank must go through all.
 
         In bf16 these are the optimizer's fp32 masters. A value may share memory with the live weight.
         """
@@ -218,4 +222,5 @@ class Engine:
 
         for name, parameter in self.network.named_parameters():
             full = safe_get_full_fp32_param(parameter)  # None where DeepSpeed keeps nothing apart: at stage 0
-            yield name, (parameter if full is None else full).detach().float().cpu().contiguous()
+            value = (parameter if full is None else full).detach()
+            yield name, value.float().cpu().contiguous() if self.rank == 0 else value

@@ -16,7 +16,7 @@ class Progress:
 
     step: int = 0
     sequences: int = 0
-    stream: StreamState = StreamState()
+    stream: StreamState = field(default_factory=StreamState)
 
 
 @dataclass

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("thalweg", "torch", "deepspeed", "accelerate", "datatrove", "tokenizers", "numpy")
-VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+VARIABLES = (
+    "CUDA_VISIBLE_DEVICES",
+    "OMP_NUM_THREADS",
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
 PREFIXES = ("NCCL_", "GLOO_", "SLURM_JOB", "TORCH_NCCL_", "TORCH_DIST", "DS_")
 
 
@@ -20,7 +28,7 @@ def environment(world_size: int) -> dict[str, Any]:
     names = [name for name in os.environ if name in VARIABLES or name.startswith(PREFIXES)]
     return {
         "command": sys.argv,
-        "working_directory": os.getcwd(),
+        "working_directory": str(Path.cwd()),
         "commit": _commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -57,4 +57,6 @@ class Validation(Callback):
                 source.read(window, row)
             loss = run.engine(torch.from_numpy(tokens).to(run.engine.device))
             summed += float(loss[: len(chosen)].double().sum())
-        return float(gather_rows(torch.tensor([[summed]], dtype=torch.float64, device=run.engine.device)).sum()) / windows
+        return (
+            float(gather_rows(torch.tensor([[summed]], dtype=torch.float64, device=run.engine.device)).sum()) / windows
+        )

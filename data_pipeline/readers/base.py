@@ -1,23 +1,15 @@
-"""What a reader is, and the pipeline step that runs one over the input files of a task.
+"""What a reader is.
 
 A reader is a function from a file and its source to a stream of items: a Document for what it read, a Drop
 for what it had to leave out. Every item counts as read, so that nothing is lost without a number.
 """
 
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
-from datatrove.data import Document, DocumentsPipeline
-from datatrove.pipeline.base import PipelineStep
-
-from data_pipeline.config import SourceConfig
-from data_pipeline.errors import InputError
-from data_pipeline.readers.files import Damaged
-
-log = logging.getLogger("thalweg.prepare")
+from datatrove.data import Document
 
 
 @dataclass(frozen=True)
@@ -30,78 +22,3 @@ class Drop:
 Item: TypeAlias = Document | Drop
 Reader = Callable[[Path, Any], Iterator[Item]]
 """Reads one file of a source. Documents carry `offset` and `url` in their metadata; an empty id is filled in."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """The input of one task: files of one source with the names that origins give them."""
-
-    source: str
-    config: SourceConfig
-    files: tuple[tuple[Path, str], ...]
-
-
-def reader_of(kind: str) -> Reader:
-    """The reader of a kind of corpus, imported only where it is used."""
-    if kind == "warc":
-        from data_pipeline.readers import warc
-
-        return warc.read
-    if kind == "wet":
-        from data_pipeline.readers import wet
-
-        return wet.read
-    if kind == "mediawiki":
-        from data_pipeline.readers import mediawiki
-
-        return mediawiki.read
-    if kind == "books":
-        from data_pipeline.readers import books
-
-        return books.read
-    from data_pipeline.readers import tables
-
-    return tables.read
-
-
-class ReadFiles(PipelineStep):  # type: ignore[misc]
-    """The first step of a reading pipeline: all documents of a task's files, in order.
-
-    Counts `read` and `dropped/<reason>`. Raises InputError for a file that cannot be read, or that breaks off
-    unless `damaged_files` is "keep".
-    """
-
-    name = "files"
-    type = "READER"
-
-    def __init__(self, tasks: list[Task], damaged_files: Literal["error", "keep"]) -> None:
-        super().__init__()
-        self._tasks, self._damaged_files = tasks, damaged_files
-
-    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        """Yields the documents of task `rank`."""
-        task = self._tasks[rank]
-        for path, name in task.files:
-            for item in self._items(path, task):
-                self.stat_update("read")
-                if isinstance(item, Drop):
-                    self.stat_update(f"dropped/{item.reason}")
-                    continue
-                item.metadata["file"] = name
-                item.id = item.id or f"{name}#{item.metadata['offset']}"
-                yield item
-
-    def _items(self, path: Path, task: Task) -> Iterator[Item]:
-        documents = 0
-        try:
-            for item in reader_of(task.config.kind)(path, task.config):
-                documents += isinstance(item, Document)
-                yield item
-        except Damaged as damage:
-            what = f"{path}: breaks off at byte {damage.position:,} after {documents:,} documents ({damage.reason})"
-            if self._damaged_files == "error":
-                raise InputError(f"{what}; fetch it again, or set damaged_files: keep") from None
-            log.warning("%s; the documents before are kept", what)
-            yield Drop("damaged_file")
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror or error}); mend it or leave it out") from None

@@ -7,12 +7,29 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from data_pipeline.config import Recipe
-from data_pipeline.manifest import Manifest
-from data_pipeline.readers.base import Drop, reader_of
 from datatrove.data import Document
 
-WORDS = "the stream runs along the line of steepest descent and carries sand stones and leaves to the sea".split()
+from data_pipeline.config import Recipe
+from data_pipeline.manifest import Manifest
+from data_pipeline.readers.base import Drop
+from data_pipeline.reading import reader_of
+
+WORDS = (
+    "the",
+    "stream",
+    "runs",
+    "along",
+    "a",
+    "line",
+    "of",
+    "steepest",
+    "descent",
+    "and",
+    "carries",
+    "sand",
+    "to",
+    "sea",
+)
 
 
 def prose(number: int, words: int = 60) -> str:

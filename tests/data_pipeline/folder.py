@@ -17,7 +17,9 @@ def write_folder(
         rng = np.random.default_rng(index)
         splits = {"train": sizes, "validation": [validation] if validation else []}
         entries = {
-            split: [write_shard(folder, f"{name}/{split}/{at:05d}", size, vocab_size, rng) for at, size in enumerate(each)]
+            split: [
+                write_shard(folder, f"{name}/{split}/{at:05d}", size, vocab_size, rng) for at, size in enumerate(each)
+            ]
             for split, each in splits.items()
         }
         both = [*entries["train"], *entries["validation"]]

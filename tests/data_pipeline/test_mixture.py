@@ -66,7 +66,8 @@ def test_the_shares_of_gpt3() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shares", "said"), [({"a": -1.0}, "mixture.a"), ({"a": 0.0}, "above 0"), ({"a": 1.0, "b": float("nan")}, "mixture.b")]
+    ("shares", "said"),
+    [({"a": -1.0}, "mixture.a"), ({"a": 0.0}, "above 0"), ({"a": 1.0, "b": float("nan")}, "mixture.b")],
 )
 def test_wrong_weights_are_named(shares: dict[str, float], said: str) -> None:
     with pytest.raises(InputError, match=said):

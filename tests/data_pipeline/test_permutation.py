@@ -23,9 +23,11 @@ def test_large_domains_stay_within_and_do_not_collide(n: int, key: int, raw: lis
 @given(st.integers(1, 1000), keys)
 def test_one_at_a_time_is_the_same_as_many(n: int, key: int) -> None:
     permutation = Permutation(n, key)
-    assert permutation(np.arange(n)).tolist() == [int(permutation(np.array([i]))[0]) for i in range(min(n, 20))] + permutation(
-        np.arange(min(n, 20), n)
-    ).tolist()
+    assert (
+        permutation(np.arange(n)).tolist()
+        == [int(permutation(np.array([i]))[0]) for i in range(min(n, 20))]
+        + permutation(np.arange(min(n, 20), n)).tolist()
+    )
 
 
 def test_every_image_is_about_equally_likely() -> None:

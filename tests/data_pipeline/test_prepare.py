@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import xxhash
 import yaml
+
 from corpora import (
     contents,
     documents,

@@ -6,6 +6,7 @@ import zlib
 from pathlib import Path
 
 import pytest
+
 from corpora import page, pages_warc, prose, read_all, record, response, write_members
 from data_pipeline.config import FileSource
 from data_pipeline.readers.files import Damaged

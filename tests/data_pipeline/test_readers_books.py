@@ -6,6 +6,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+
 from corpora import prose, read_all
 from data_pipeline.config import FileSource
 from data_pipeline.readers.books import without_envelope

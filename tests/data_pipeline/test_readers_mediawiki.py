@@ -4,6 +4,7 @@ import bz2
 from pathlib import Path
 
 import pytest
+
 from corpora import prose, read_all
 from data_pipeline.config import FileSource
 from data_pipeline.readers.files import Damaged

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from corpora import prose, read_all
 from data_pipeline.config import HubSource, TableSource
 from data_pipeline.errors import InputError

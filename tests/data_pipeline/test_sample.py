@@ -4,6 +4,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 
 import pytest
+
 from corpora import read_all
 from data_pipeline import sample
 from data_pipeline.config import FileSource

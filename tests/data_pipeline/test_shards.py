@@ -24,7 +24,9 @@ def test_what_is_written_is_read(tmp_path_factory, documents: list[list[int]], w
     assert entry.documents == len(documents) and entry.tokens == sum(map(len, documents)) + len(documents)
     assert (folder / "00000.tokens").stat().st_size == entry.tokens * (4 if wide else 2)
     starts = np.fromfile(folder / "00000.offsets", "<i8")
-    assert pq.read_table(folder / "00000.origins.parquet").column("id").to_pylist() == [str(i) for i in range(len(documents))]
+    assert pq.read_table(folder / "00000.origins.parquet").column("id").to_pylist() == [
+        str(i) for i in range(len(documents))
+    ]
     shard = Shard(folder, entry, vocab_size)
     for start, document in zip(starts, documents, strict=True):
         out = np.zeros(len(document) + 1, dtype=np.int64)
@@ -65,7 +67,7 @@ def test_a_whole_folder_has_no_faults(tmp_path: Path) -> None:
 def test_a_folder_without_manifest_is_no_prepared_folder(tmp_path: Path) -> None:
     write_folder(tmp_path, {"a": [1000]})
     (tmp_path / "manifest.json").unlink()
-    with pytest.raises(InputError, match="manifest.json: is missing, preparing it was not finished"):
+    with pytest.raises(InputError, match=r"manifest\.json: is missing, preparing it was not finished"):
         Manifest.load(tmp_path)
     with pytest.raises(InputError, match="no such folder"):
         Manifest.load(tmp_path / "elsewhere")

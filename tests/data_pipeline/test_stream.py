@@ -136,7 +136,9 @@ def consumed(folder: Path, batch: int, world: int, micro: int, state: StreamStat
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 5), st.integers(1, 4), st.integers(0, 8), st.just(((7, 12), (40, 41))))
-def test_the_same_sequences_for_any_processes_micro_batch_and_resume(folder, batch, world, micro, stop, skipped) -> None:
+def test_the_same_sequences_for_any_processes_micro_batch_and_resume(
+    folder, batch, world, micro, stop, skipped
+) -> None:
     begun = StreamState(0, skipped)
     one_hash, one_batches, one_state = consumed(folder, batch, 1, batch, begun, 8)
     hash_, batches, state = consumed(folder, batch, world, micro, begun, 8)
@@ -151,7 +153,9 @@ def test_the_data_hash_tells_order_window_and_tokens_apart(folder: Path) -> None
     one, two = ("a", 1, 2), ("b", 1, 2)
     begun = begin(manifest_hash, N_CTX)
     assert extend(begun, [one, two]) == extend(extend(begun, [one]), [two]) != extend(begun, [two, one])
-    assert len({begun, begin(manifest_hash, 17), begin("other", N_CTX), extend(begun, [one]), extend(begun, [two])}) == 5
+    assert (
+        len({begun, begin(manifest_hash, 17), begin("other", N_CTX), extend(begun, [one]), extend(begun, [two])}) == 5
+    )
     assert extend(begun, [("a", 1, 3)]) != extend(begun, [one])
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
 from corpora import prose
 from data_pipeline.config import TrainTokenizer
 from data_pipeline.errors import InputError
 from data_pipeline.tokenizer import END_OF_TEXT, Encoder, from_hub, from_path, train
-from hypothesis import given
-from hypothesis import strategies as st
-from tokenizers import Tokenizer
 
 TEXTS = st.lists(
     st.one_of(

@@ -44,7 +44,11 @@ def test_mistakes_are_told_together_a_line_each_with_exit_code_2(run: Path) -> N
         out, said = thalweg(name, run, cwd=run.parent, code=2)
         lines = said.splitlines()
         assert len(lines) == 4 and all(line.startswith(str(run)) for line in lines) and not out
-        assert "train.lr: is missing" in said and "zero.stage" in said and "sead: is no known key; did you mean seed?" in said
+        assert (
+            "train.lr: is missing" in said
+            and "zero.stage" in said
+            and "sead: is no known key; did you mean seed?" in said
+        )
 
 
 @pytest.mark.parametrize(
@@ -170,5 +174,3 @@ def test_the_metrics_have_fewer_lines_when_asked_but_lose_nothing(run: Path) -> 
     assert [line["step"] for line in seldom] == [7, 14, 20]
     assert seldom[-1]["data_hash"] == often[-1]["data_hash"]
     assert seldom[0]["loss"] == pytest.approx(sum(line["loss"] for line in often[:7]) / 7)
-
-

@@ -65,7 +65,7 @@ def wait_for(condition, process) -> None:
 def test_a_run_killed_while_it_writes_a_checkpoint_resumes_from_the_one_before(run: Path) -> None:
     run_dir = run.parent / "runs" / "t"
     arguments = ["launch", run, "--processes", 2, "checkpoint.every_tokens=400", "model.d_model=512"]
-    for attempt in range(5):
+    for _attempt in range(5):
         shutil.rmtree(run_dir, ignore_errors=True)
         with started(*arguments, cwd=run.parent) as process:
             wait_for((run_dir / "checkpoints/step-0000005/manifest.json").exists, process)
@@ -75,7 +75,7 @@ def test_a_run_killed_while_it_writes_a_checkpoint_resumes_from_the_one_before(r
             process.wait()
         if partial.exists():
             break
-    assert partial.exists() and not (partial / "manifest.json").exists(), f"never caught in the act, {attempt + 1} tries"
+    assert partial.exists() and not (partial / "manifest.json").exists(), "never caught in the act"
     assert checkpoint.latest(run_dir) == run_dir / "checkpoints/step-0000005"
     _, said = thalweg(*arguments, cwd=run.parent)
     assert "resumed from" in said and "at step 5" in said
@@ -112,7 +112,11 @@ def test_what_makes_the_run_cannot_be_changed_at_a_resume(run: Path) -> None:
 def test_a_checkpoint_is_named_checked_verified_and_generates(run: Path) -> None:
     thalweg("train", run, "checkpoint.every_tokens=400", "checkpoint.keep.last=2", "train.tokens=1200", cwd=run.parent)
     run_dir = run.parent / "runs" / "t"
-    assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == ["latest", "step-0000010", "step-0000015"]
+    assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == [
+        "latest",
+        "step-0000010",
+        "step-0000015",
+    ]
     assert [each["event"] for each in events(run_dir)] == ["start", *["checkpoint"] * 3, "end"]
     out, _ = thalweg("verify", "runs/t@latest", cwd=run.parent)
     assert "step-0000015: whole" in out
