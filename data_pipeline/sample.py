@@ -12,6 +12,8 @@ import sys
 import sysconfig
 import tarfile
 from collections.abc import Callable, Iterator
+from email import message_from_string
+from email.message import Message
 from importlib import metadata
 from pathlib import Path
 
@@ -49,14 +51,18 @@ def identity(sample: str) -> list[str]:
     return [platform.python_version(), *(f"{name}=={version}" for name, version, _ in _distributions())]
 
 
-def _distributions() -> list[tuple[str, str, metadata.Distribution]]:
-    """Name, version and distribution, one a name: the first on the path is the one that Python imports."""
-    found: dict[str, tuple[str, str, metadata.Distribution]] = {}
+def _distributions() -> list[tuple[str, str, Message]]:
+    """Name, version and metadata, one a name: the first on the path is the one that Python imports.
+
+    The metadata is parsed here, as a package that replaces importlib.metadata answers otherwise once it is loaded.
+    """
+    found: dict[str, tuple[str, str, Message]] = {}
     for distribution in metadata.distributions():
-        name = distribution.metadata["Name"]
+        fields = message_from_string(distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or "")
+        name = fields["Name"]
         # Our own version stays the same while we work on it, and so says nothing about our description.
         if name and name != "thalweg":
-            found.setdefault(name.lower(), (name, distribution.version, distribution))
+            found.setdefault(name.lower(), (name, fields["Version"] or "", fields))
     return [found[key] for key in sorted(found)]
 
 
@@ -67,12 +73,12 @@ def _package_descriptions(path: Path) -> None:
     from fastwarc.warc import WarcRecord, WarcRecordType
 
     with path.open("wb") as raw:
-        for name, _, distribution in _distributions():
-            description = _description(distribution)
+        for name, _, fields in _distributions():
+            description = _description(fields)
             if not description.strip():
                 continue
             record = WarcRecord()
-            body = _page(name, distribution.metadata["Summary"] or "", description).encode()
+            body = _page(name, fields["Summary"] or "", description).encode()
             response = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n" + body
             record.init_headers(WarcRecordType.response, xxhash.xxh3_128_hexdigest(response).encode())
             record.headers["WARC-Target-URI"] = f"https://packages.example/{name}/"
@@ -86,9 +92,9 @@ def _package_descriptions(path: Path) -> None:
             raw.write(member.getvalue())
 
 
-def _description(distribution: metadata.Distribution) -> str:
-    text = distribution.metadata.get_payload()  # type: ignore[attr-defined]
-    return text if isinstance(text, str) and text.strip() else distribution.metadata["Description"] or ""
+def _description(fields: Message) -> str:
+    text = fields.get_payload()
+    return text if isinstance(text, str) and text.strip() else fields["Description"] or ""
 
 
 def _page(name: str, summary: str, description: str) -> str:

@@ -1,5 +1,7 @@
 """The sample: real containers, made the same each time, that the readers read without loss."""
 
+import subprocess
+import sys
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -40,6 +42,21 @@ def test_reference_comes_through_the_wikitext_unharmed(tmp_path: Path) -> None:
     assert len(read) == len(topics)
     for document, (topic, text) in zip(read, sorted(topics.items()), strict=True):
         assert document.text == f"{topic}\n\n{text.strip()}"
+
+
+def test_the_backport_of_importlib_metadata_changes_nothing() -> None:
+    pytest.importorskip("importlib_metadata")
+    program = (
+        "import sys, hashlib, pathlib, tempfile, importlib\n"
+        "if sys.argv[1]: importlib.import_module(sys.argv[1])\n"
+        "from data_pipeline import sample\n"
+        "path = pathlib.Path(tempfile.mkdtemp(), 'a')\n"
+        "sample.make('package_descriptions', path)\n"
+        "print(hashlib.sha256(path.read_bytes()).hexdigest(), sample.identity('docstrings'))"
+    )
+    command = [sys.executable, "-c", program]
+    runs = [subprocess.run([*command, name], capture_output=True) for name in ("", "importlib_metadata")]
+    assert runs[0].stdout == runs[1].stdout != b""
 
 
 @pytest.mark.slow

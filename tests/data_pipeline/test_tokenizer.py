@@ -144,6 +144,7 @@ def test_bad_path_is_one_line(tmp_path: Path, content: str | None) -> None:
         from_path(tmp_path)
 
 
+@pytest.mark.slow
 def test_hub_without_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(InputError, match=r"tokenizer\.hub: nobody-at-all/nothing") as caught:
