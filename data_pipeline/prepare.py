@@ -25,8 +25,8 @@ from filelock import FileLock
 from data_pipeline import sample
 from data_pipeline.config import FileSource, Recipe
 from data_pipeline.documents import DropEmpty, WriteDocuments, read_documents
-from data_pipeline.executor import Stage
 from data_pipeline.errors import InputError
+from data_pipeline.executor import Stage
 from data_pipeline.inputs import Inputs, find, plan_of, recipe_hash, sizes_of
 from data_pipeline.manifest import SPLITS, Manifest, SourceEntry, TokenizerEntry
 from data_pipeline.reading import ReadFiles, Task

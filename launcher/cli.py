@@ -65,8 +65,10 @@ def train(run: RunFile, assignments: Assignments = None, resume: Resume = "auto"
     """Train, as one process or as one rank of a launcher that set RANK and WORLD_SIZE."""
     from launcher.config import load_run
     from launcher.logs import log_to_stderr
+    from launcher.orphan import end_with_launcher
     from launcher.train import train_rank
 
+    end_with_launcher()
     log_to_stderr(quiet=int(os.environ.get("RANK", "0")) > 0)
     train_rank(load_run(run, assignments), resume)
 

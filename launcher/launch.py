@@ -12,6 +12,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from launcher.config import RunConfig
+from launcher.orphan import LAUNCHER
 from launcher.train import check_run
 from training.errors import RunError
 
@@ -25,6 +26,7 @@ def launch_here(config: RunConfig, arguments: list[str], processes: int | None, 
     count = processes or torch.cuda.device_count() or 1
     check_run(config, resume, count)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ[LAUNCHER] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     agent = LaunchConfig(
         min_nodes=1,

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from processes import environment, events, metrics, started, thalweg, write_run
@@ -55,7 +56,7 @@ def test_mistakes_are_told_together_a_line_each_with_exit_code_2(run: Path) -> N
     ("damage", "said"),
     [
         ("no manifest", "prepared/manifest.json: is missing, preparing it was not finished: run `thalweg prepare`"),
-        ("changed shard", "00000.tokens: the bytes from 0 on do not match their checksum"),
+        ("changed shard", ".tokens: the bytes from 0 on do not match their checksum"),
         ("small vocabulary", "model.vocab_size: is 256, but the tokenizer of"),
         ("unknown source", "data.mixture.d: is not a source of"),
     ],
@@ -174,3 +175,14 @@ def test_the_metrics_have_fewer_lines_when_asked_but_lose_nothing(run: Path) -> 
     assert [line["step"] for line in seldom] == [7, 14, 20]
     assert seldom[-1]["data_hash"] == often[-1]["data_hash"]
     assert seldom[0]["loss"] == pytest.approx(sum(line["loss"] for line in often[:7]) / 7)
+
+
+def test_when_the_launcher_is_killed_its_ranks_end(run: Path) -> None:
+    run_dir = run.parent / "runs" / "t"
+    with started("launch", run, "--processes", 2, "train.tokens=100M", cwd=run.parent) as process:
+        while not (run_dir / "metrics.jsonl").exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        ranks = [psutil.Process(pid) for pid in ranks_of(process.pid).values()]
+        process.kill()
+        assert not psutil.wait_procs(ranks)[1]

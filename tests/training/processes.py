@@ -3,12 +3,12 @@
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -64,9 +64,17 @@ def started(*arguments: object, cwd: Path, **variables: str) -> Iterator[subproc
     try:
         yield process
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        kill(process)
         process.communicate()
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """SIGKILL for a command and all that it started, at once."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        started_by_it = psutil.Process(process.pid).children(recursive=True)
+        for each in (*started_by_it, process):
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                each.kill()
 
 
 def thalweg(*arguments: object, cwd: Path, code: int = 0, **variables: str) -> tuple[str, str]:

@@ -50,7 +50,7 @@ def plain_loop(precision: str) -> tuple[list[float], list[float], dict[str, floa
         for group in optimizer.param_groups:
             group["lr"] = lr(step)
         optimizer.step()
-    return losses, norms, {name: float(each.double().abs().sum()) for name, each in network.named_parameters()}
+    return losses, norms, {name: float(each.detach().double().abs().sum()) for name, each in network.named_parameters()}
 
 
 def run_worker(stage: int, precision: str, processes: int, micro_batch: int = 2) -> dict:

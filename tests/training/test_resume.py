@@ -3,13 +3,12 @@
 import json
 import os
 import shutil
-import signal
 import time
 from pathlib import Path
 
 import pytest
 
-from processes import events, metrics, started, thalweg, write_run
+from processes import events, kill, metrics, started, thalweg, write_run
 from training import checkpoint
 
 
@@ -71,7 +70,7 @@ def test_a_run_killed_while_it_writes_a_checkpoint_resumes_from_the_one_before(r
             wait_for((run_dir / "checkpoints/step-0000005/manifest.json").exists, process)
             partial = run_dir / "checkpoints/.step-0000010.partial"
             wait_for(lambda: (partial / "weights").exists(), process)  # noqa: B023
-            os.killpg(process.pid, signal.SIGKILL)
+            kill(process)
             process.wait()
         if partial.exists():
             break
