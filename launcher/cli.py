@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -117,14 +118,29 @@ def verify(path: Annotated[str, typer.Argument(metavar="PATH", help="A prepared 
 
 def main() -> None:
     """Runs the command line: exit code 2 for wrong configuration or bad input, 1 for a failure while running."""
+    code = _run()
+    if engine := sys.modules.get("training.engine"):
+        engine.leave(code)
+    sys.exit(code)
+
+
+def _run() -> int:
     try:
         app()
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 1
     except InputError as error:
         print(error, file=sys.stderr)
-        sys.exit(2)
+        return 2
     except RunError as error:
         print(error, file=sys.stderr)
-        sys.exit(1)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from launcher.config import RunConfig
 from launcher.orphan import LAUNCHER
 from launcher.train import check_run
+from training.collectives import talk_over_loopback
 from training.errors import RunError
 
 
@@ -27,6 +28,7 @@ def launch_here(config: RunConfig, arguments: list[str], processes: int | None, 
     check_run(config, resume, count)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ[LAUNCHER] = str(os.getpid())
+    talk_over_loopback()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     agent = LaunchConfig(
         min_nodes=1,
@@ -34,7 +36,8 @@ def launch_here(config: RunConfig, arguments: list[str], processes: int | None, 
         nproc_per_node=count,
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
         max_restarts=0,
         monitor_interval=0.1,
     )

@@ -19,8 +19,11 @@ log = logging.getLogger("thalweg.train")
 WASTE_WARNING = 0.05
 
 
-def check_run(config: RunConfig, resume: str, world_size: int) -> tuple[Stream, Path | None]:
-    """The stream of a run and the checkpoint that it goes on from, everything checked that can be without ranks."""
+def check_run(config: RunConfig, resume: str, world_size: int) -> tuple[Stream, Path | None, list[str]]:
+    """The stream of a run, the checkpoint that it goes on from, and what has changed since that was written.
+
+    Checks all that can be checked without ranks.
+    """
     stream = Stream(ensure_prepared(config.data), config.data.mixture, config.seed, config.model.n_ctx)
     entries = stream.manifest.tokenizer.vocab_size
     if entries > config.model.vocab_size:
@@ -29,17 +32,17 @@ def check_run(config: RunConfig, resume: str, world_size: int) -> tuple[Stream, 
             f"has {entries} entries; set it to {entries} or more"
         )
     folder = choose(config, resume)
-    if folder is not None:
-        for change in check(config, folder, world_size):
-            log.info("resumed with a change: %s", change)
-    return stream, folder
+    return stream, folder, check(config, folder, world_size) if folder else []
 
 
 def train_rank(config: RunConfig, resume: str) -> None:
     """Trains as the rank that the environment names."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    stream, folder = check_run(config, resume, world_size)
-    _announce(config, stream, world_size)
+    stream, folder, changes = check_run(config, resume, world_size)
+    if int(os.environ.get("RANK", "0")) == 0:
+        _announce(config, stream, world_size)
+        for change in changes:
+            log.info("changed since %s: %s", folder and folder.name, change)
 
     # Importing and starting the engine takes seconds: not before everything else is known to be right.
     from model.gpt import GPT

@@ -1,10 +1,17 @@
 """The few things that processes tell each other outside the engine."""
 
+import os
+import sys
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+
+def talk_over_loopback() -> None:
+    """For ranks that are all on this machine, whose own name need not lead to an address (laptops, Debian)."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:

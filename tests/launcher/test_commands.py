@@ -84,6 +84,7 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(run: Path) ->
     assert [each["event"] for each in events(run_dir)] == ["start", "error"]
 
 
+@pytest.mark.slow
 def test_a_folder_with_a_model_and_a_training_of_its_own_shadows_nothing(run: Path) -> None:
     for name in ("model", "training", "launcher", "data_pipeline"):
         (run.parent / name).mkdir()
@@ -133,6 +134,7 @@ def ranks_of(pid: int) -> dict[int, int]:
     return ranks
 
 
+@pytest.mark.slow
 def test_everything_to_do_a_run_again_is_in_its_folder_and_no_secret(run: Path) -> None:
     thalweg("train", run, "train.lr=1e-3", cwd=run.parent, WANDB_API_KEY="hush", NCCL_DEBUG="WARN")
     run_dir = run.parent / "runs" / "t"
@@ -147,6 +149,7 @@ def test_everything_to_do_a_run_again_is_in_its_folder_and_no_secret(run: Path) 
     assert one[-1]["lr"] == pytest.approx(1e-4)
 
 
+@pytest.mark.slow
 def test_shares_are_exact_to_one_sequence_and_losses_add_up(run: Path) -> None:
     thalweg("launch", run, "--processes", 3, "validation.every_tokens=800", cwd=run.parent)
     shares = {"a": 0.6, "b": 0.3, "c": 0.1}
@@ -159,6 +162,7 @@ def test_shares_are_exact_to_one_sequence_and_losses_add_up(run: Path) -> None:
     assert set(line["validation_loss_by_source"]) == {"a", "b", "c"}
 
 
+@pytest.mark.slow
 def test_validation_is_the_same_on_any_number_of_processes(run: Path) -> None:
     losses = []
     for processes in (1, 3):
@@ -168,6 +172,7 @@ def test_validation_is_the_same_on_any_number_of_processes(run: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=2e-6)
 
 
+@pytest.mark.slow
 def test_the_metrics_have_fewer_lines_when_asked_but_lose_nothing(run: Path) -> None:
     thalweg("train", run, cwd=run.parent)
     thalweg("train", run, "run_dir=seldom", "metrics.every_steps=7", "checkpoint.every_tokens=400", cwd=run.parent)
@@ -177,6 +182,7 @@ def test_the_metrics_have_fewer_lines_when_asked_but_lose_nothing(run: Path) -> 
     assert seldom[0]["loss"] == pytest.approx(sum(line["loss"] for line in often[:7]) / 7)
 
 
+@pytest.mark.slow
 def test_when_the_launcher_is_killed_its_ranks_end(run: Path) -> None:
     run_dir = run.parent / "runs" / "t"
     with started("launch", run, "--processes", 2, "train.tokens=100M", cwd=run.parent) as process:

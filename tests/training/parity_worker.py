@@ -30,7 +30,7 @@ def lr(step: int) -> float:
 
 
 def main(stage: int, precision: str, micro_batch: int) -> None:
-    from training.engine import build_engine
+    from training.engine import build_engine, leave
 
     network = GPT(MODEL)
     network.initialise(0)
@@ -65,6 +65,7 @@ def main(stage: int, precision: str, micro_batch: int) -> None:
     if engine.rank == 0:
         print(json.dumps({"losses": losses, "norms": norms, "weights": final}))
     engine.close()
+    leave(0)
 
 
 if __name__ == "__main__":

@@ -86,6 +86,7 @@ def test_a_run_killed_while_it_writes_a_checkpoint_resumes_from_the_one_before(r
     assert metrics(run_dir)[-1]["data_hash"] == metrics(straight)[-1]["data_hash"]
 
 
+@pytest.mark.slow
 def test_what_makes_the_run_cannot_be_changed_at_a_resume(run: Path) -> None:
     thalweg("train", run, "train.tokens=160", "train.decay_tokens=1600", cwd=run.parent)
     refused = {
@@ -108,6 +109,7 @@ def test_what_makes_the_run_cannot_be_changed_at_a_resume(run: Path) -> None:
     assert "data.path" in said
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_named_checked_verified_and_generates(run: Path) -> None:
     thalweg("train", run, "checkpoint.every_tokens=400", "checkpoint.keep.last=2", "train.tokens=1200", cwd=run.parent)
     run_dir = run.parent / "runs" / "t"
@@ -140,6 +142,7 @@ def test_a_checkpoint_is_named_checked_verified_and_generates(run: Path) -> None
         assert "manifest.json: is missing, writing it was not finished" in said and len(said.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_weights_of_a_checkpoint_are_those_of_every_stage(run: Path) -> None:
     import torch
 
