@@ -4,9 +4,17 @@ import logging
 import sys
 
 
+class _ToStderr(logging.Handler):
+    """Looks stderr up at each line: a progress bar stands in for it while it is shown, to keep lines above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(self.format(record) + "\n")
+        sys.stderr.flush()
+
+
 def log_to_stderr(quiet: bool = False) -> None:
     """Plain lines with the time of day; `quiet` leaves only warnings, for all ranks but the first."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _ToStderr()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("thalweg")
     logger.handlers = [handler]

@@ -5,7 +5,7 @@ from collections import deque
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from training.callback import Callback
@@ -23,7 +23,7 @@ class ConsoleReport(Callback):
         self._console = console
         self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT_LINES)
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(), console=console
+            TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), console=console
         )
 
     def on_start(self, run: Run) -> None:
@@ -34,19 +34,22 @@ class ConsoleReport(Callback):
 
     @property
     def _live(self) -> bool:
-        return self._console.is_terminal
+        return self._console.is_terminal and not self._console.quiet
 
     def show(self, line: dict[str, Any]) -> None:
         """Shows one line of metrics."""
         self._recent.append(line)
-        text = (
-            f"step {line['step']}  tokens {line['tokens']:,}/{self._total:,}  loss {line['loss']:.4f}  "
-            f"lr {line['lr']:.2e}  norm {line['grad_norm']:.3f}  {line['tokens_per_second']:,.0f} tokens/s"
+        step, loss, speed = (
+            f"step {line['step']}",
+            f"loss {line['loss']:.4f}",
+            f"{line['tokens_per_second']:,.0f} tokens/s",
         )
         if self._live:
-            self._bar.update(self._task, description=text, completed=line["tokens"])
+            self._bar.update(self._task, description=f"{step}  {loss}  {speed}", completed=line["tokens"])
         else:
-            log.info("%s  %s", text, _by_source(line["loss_by_source"]))
+            done = f"tokens {line['tokens']:,}/{self._total:,}"
+            settings = f"lr {line['lr']:.2e}  norm {line['grad_norm']:.3f}"
+            log.info("  ".join([step, done, loss, settings, speed, _by_source(line["loss_by_source"])]))
         if validation := line.get("validation_loss_by_source"):
             log.info("step %s  validation loss  %s", line["step"], _by_source(validation))
 
