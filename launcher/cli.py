@@ -135,6 +135,9 @@ def _run() -> int:
     except RunError as error:
         print(error, file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
     except Exception:

@@ -5,7 +5,7 @@ import time
 
 from training import checkpoint
 from training.callback import Callback, StepResult
-from training.collectives import from_rank_zero
+from training.collectives import any_rank
 from training.config import CheckpointConfig
 from training.run import Run
 
@@ -35,10 +35,11 @@ class Checkpointer(Callback):
         every = self._config.every_tokens
         if every and (run.tokens - run.config.batch_tokens) // every < run.tokens // every:
             return True
-        # Clocks differ between hosts: rank 0's decides for all.
-        return self._config.every is not None and bool(
-            from_rank_zero(time.monotonic() - self._time >= self._config.every)
-        )
+        if self._config.every is None:
+            return False
+        # Clocks differ between ranks: rank 0's decides for all.
+        passed = time.monotonic() - self._time
+        return any_rank(run.engine.rank == 0 and passed >= self._config.every, run.engine.device)
 
     def _save(self, run: Run) -> None:
         began = time.monotonic()

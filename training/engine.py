@@ -36,6 +36,8 @@ def _name_rank() -> None:
         alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
         os.environ.update(alone)
         talk_over_loopback()
+    # Accelerate builds no DeepSpeed engine without it, and not every launcher sets it.
+    os.environ.setdefault("LOCAL_RANK", str(int(os.environ["RANK"]) % max(torch.cuda.device_count(), 1)))
 
 
 def _prepare_deepspeed() -> None:

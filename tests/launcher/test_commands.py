@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -192,3 +193,18 @@ def test_when_the_launcher_is_killed_its_ranks_end(run: Path) -> None:
         ranks = [psutil.Process(pid) for pid in ranks_of(process.pid).values()]
         process.kill()
         assert not psutil.wait_procs(ranks)[1]
+
+
+def test_ranks_of_a_launcher_that_sets_only_rank_and_world_size(run: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
+    arguments = ["train", run, "train.tokens=400"]
+    with (
+        started(*arguments, cwd=run.parent, RANK="0", **shared) as first,
+        started(*arguments, cwd=run.parent, RANK="1", **shared) as second,
+    ):
+        said = [each.communicate()[1] for each in (first, second)]
+        assert (first.returncode, second.returncode) == (0, 0), said
+    assert "2 processes" in said[0] and metrics(run.parent / "runs" / "t")[-1]["step"] == 5

@@ -178,3 +178,14 @@ def test_half_a_line_of_a_killed_life_does_not_swallow_the_next(tmp_path: Path) 
     folder.event("start", 0, 0)
     assert [line["life"] for line in read_lines(tmp_path / "events.jsonl")] == [1, 2]
     assert json.loads((tmp_path / "events.jsonl").read_text().splitlines()[-1])["event"] == "start"
+
+
+def test_checkpoints_are_written_by_time(run: Path) -> None:
+    thalweg("train", run, "checkpoint.every=0.001s", "train.tokens=400", cwd=run.parent)
+    assert [each["step"] for each in events(run.parent / "runs" / "t") if each["event"] == "checkpoint"] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
