@@ -1,5 +1,6 @@
 """The documents between reading and tokenising: steps that drop some, and the files that hold the rest."""
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,11 +57,6 @@ class WriteDocuments(PipelineStep):  # type: ignore[misc]
 def read_documents(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Text and origin (id, file, offset, url and what steps added) of each document of a file."""
     with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) as file:
-        rest = b""
-        while chunk := file.read(2**20):
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                record = orjson.loads(line)
-                yield record["text"], record["origin"]
-    if rest:
-        raise ValueError(f"{path}: ends inside a document")
+        for line in io.BufferedReader(file, 2**20):
+            record = orjson.loads(line)
+            yield record["text"], record["origin"]

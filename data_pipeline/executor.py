@@ -13,14 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from copy import deepcopy
+from copy import copy
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
-from datatrove.utils.stats import PipelineStats
+from datatrove.utils.stats import PipelineStats, Stats
 from filelock import FileLock
 from loguru import logger as loguru_logger
 
@@ -40,8 +40,17 @@ class _Notes(logging.Handler):
         self.lines.append(record.getMessage())
 
 
-def _begin_worker() -> None:
-    """Lets a worker process end with the process that it works for, however that ends."""
+_of_this_worker: "_Executor"
+
+
+def _run_rank(rank: int) -> None:
+    _of_this_worker.for_one_task()._run_for_rank(rank)
+
+
+def _begin_worker(executor: "_Executor") -> None:
+    """Hands over the tasks, once, and lets a worker end with the process that it works for, however that ends."""
+    global _of_this_worker
+    _of_this_worker = executor
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -62,19 +71,31 @@ class _Executor(LocalPipelineExecutor):  # type: ignore[misc]
         ranks = self.get_incomplete_ranks()
         if self.workers == 1 or len(ranks) < 2:
             for rank in ranks:
-                deepcopy(self)._run_for_rank(rank)
+                self.for_one_task()._run_for_rank(rank)
             return
         context = multiprocessing.get_context("forkserver")
         # Preloading would import the main module before the search path is put right, in the working directory.
         context.set_forkserver_preload([])
-        with ProcessPoolExecutor(min(self.workers, len(ranks)), context, _begin_worker) as pool:
+        with ProcessPoolExecutor(min(self.workers, len(ranks)), context, _begin_worker, (self,)) as pool:
             try:
-                for done in as_completed([pool.submit(self._run_for_rank, rank) for rank in ranks]):
+                for done in as_completed([pool.submit(_run_rank, rank) for rank in ranks]):
                     done.result()
             except BrokenProcessPool:
                 raise RuntimeError("a worker process died, perhaps for want of memory: use fewer workers") from None
+            except KeyboardInterrupt:
+                for worker in multiprocessing.active_children():
+                    worker.terminate()
+                raise
             finally:
                 pool.shutdown(cancel_futures=True)
+
+    def for_one_task(self) -> "_Executor":
+        """A copy whose steps count from zero; copying them whole would copy the list of all tasks each time."""
+        fresh = copy(self)
+        fresh.pipeline = [copy(step) for step in self.pipeline]
+        for step in fresh.pipeline:
+            step.stats = Stats(step.name)
+        return fresh
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
         loguru_logger.disable("datatrove")
@@ -94,7 +115,7 @@ class _Executor(LocalPipelineExecutor):  # type: ignore[misc]
         """Saves the warnings first: a task that is done has them."""
         path = Path(self.logging_dir.path, "notes", f"{rank:05d}.txt")
         path.parent.mkdir(exist_ok=True)
-        path.write_text("".join(line + "\n" for line in self._notes.lines))
+        path.write_text("".join(line + "\n" for line in self._notes.lines), encoding="utf-8")
         super().mark_rank_as_completed(rank)
 
 
@@ -112,8 +133,12 @@ class Stage:
         self.folder.mkdir(parents=True, exist_ok=True)
         _Executor(list(pipeline), self.tasks, workers, str(self.folder)).run()
         for rank in range(self.tasks):
-            for line in (self.folder / "notes" / f"{rank:05d}.txt").read_text().splitlines():
+            for line in (self.folder / "notes" / f"{rank:05d}.txt").read_text(encoding="utf-8").splitlines():
                 log.warning(line)
+
+    def done(self, rank: int) -> bool:
+        """Whether a task is finished."""
+        return (self.folder / "completions" / f"{rank:05d}").exists()
 
     def forget(self, rank: int) -> None:
         """Lets a task run again."""

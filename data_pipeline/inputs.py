@@ -1,6 +1,7 @@
 """The input files of a recipe: found before anything starts, dealt to tasks, and their part of the recipe's hash."""
 
 import glob
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +17,13 @@ from data_pipeline.errors import InputError
 from data_pipeline.manifest import FORMAT_VERSION
 from data_pipeline.reading import Task
 
+log = logging.getLogger("thalweg.prepare")
+
 SUFFIXES = {
     "warc": (".warc", ".warc.gz"),
     "wet": (".wet", ".wet.gz"),
-    "mediawiki": (".xml", ".xml.bz2", ".xml.gz"),
-    "books": (".txt", ".txt.gz", ".md", ".tar.gz", ".tar.xz", ".tgz"),
+    "mediawiki": (".xml", ".xml.bz2", ".xml.gz", ".xml.xz"),
+    "books": tuple(f"{kind}{packed}" for kind in (".txt", ".md", ".tar") for packed in ("", ".gz", ".bz2", ".xz")),
     "jsonl": (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".json.gz"),
     "parquet": (".parquet",),
 }
@@ -28,6 +31,10 @@ SUFFIXES = {
 
 BOOKS_PER_TASK = 64
 """Books are small files: so many make one task, other files one each."""
+
+
+class MissingInputError(InputError):
+    """A path of a recipe at which there is nothing."""
 
 
 @dataclass(frozen=True)
@@ -72,17 +79,23 @@ def find(recipe: Recipe, work: Path) -> list[Inputs]:
         unique = sorted(set(files))
         found.append(Inputs(name, config, tuple(zip(unique, _names(unique), strict=True))))
     if missing:
-        raise InputError(f"{'; '.join(missing)}: no such file, or no file matches; mend the path or fetch the corpus")
+        raise MissingInputError(
+            f"{'; '.join(missing)}: no such file, or no file matches; mend the path or fetch the corpus"
+        )
     return found
 
 
 def _files_at(path: Path, kind: str) -> list[Path]:
+    """Resolved, so that a file which is reached on two ways counts once."""
     if path.is_file():
-        return [path.absolute()]
-    if path.is_dir():
-        inside = (each for each in path.rglob("*") if each.name.endswith(SUFFIXES[kind]) and each.is_file())
-        return [each.absolute() for each in inside]
-    return [Path(each).absolute() for each in glob.glob(str(path), recursive=True) if Path(each).is_file()]
+        return [path.resolve()]
+    if not path.is_dir():
+        return [Path(each).resolve() for each in glob.glob(str(path), recursive=True) if Path(each).is_file()]
+    inside = [each for each in path.rglob("*") if each.is_file() and not each.name.startswith(".")]
+    taken = [each.resolve() for each in inside if each.name.lower().endswith(SUFFIXES[kind])]
+    if left := len(inside) - len(taken):
+        log.info("%s: %d files are left out, which do not end in %s", path, left, ", ".join(SUFFIXES[kind]))
+    return taken
 
 
 def _names(files: Sequence[Path]) -> list[str]:
@@ -113,6 +126,15 @@ def plan_of(recipe: Recipe, inputs: Sequence[Inputs]) -> dict[str, Any]:
 def sizes_of(inputs: Sequence[Inputs]) -> dict[str, list[tuple[str, int]]]:
     """Names and sizes of the input files by source."""
     return {each.source: each.names_and_sizes() for each in inputs}
+
+
+def state_of(inputs: Sequence[Inputs]) -> dict[str, dict[str, list[int]]]:
+    """Size and time of change of the input files by source and name: what was made of others is made again."""
+    state: dict[str, dict[str, list[int]]] = {}
+    for each in inputs:
+        files = each.files if each.names_and_sizes() else ()
+        state[each.source] = {name: [path.stat().st_size, path.stat().st_mtime_ns] for path, name in files}
+    return state
 
 
 def recipe_hash(recipe: Recipe, inputs: Sequence[Inputs]) -> str:

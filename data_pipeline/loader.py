@@ -153,6 +153,8 @@ class ReadAhead(Generic[T]):
         return self
 
     def __next__(self) -> T:
+        if self._closed.is_set():
+            raise StopIteration
         item, error = self._queue.get()
         if error is not None:
             self._queue.put((None, error))

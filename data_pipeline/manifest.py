@@ -1,7 +1,6 @@
 """The manifest of a prepared folder, written last: without it there is no prepared folder."""
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import xxhash
 from pydantic import BaseModel, ValidationError
 
 from data_pipeline.errors import InputError
-from data_pipeline.shards import FileEntry, ShardEntry
+from data_pipeline.shards import FileEntry, ShardEntry, to_disk
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "validation")
@@ -64,11 +63,10 @@ class Manifest(BaseModel):
     def save(self, folder: Path) -> None:
         """Writes `manifest.json` so that it is either whole or not there."""
         partial = folder / ".manifest.json.partial"
-        with partial.open("w") as file:
-            file.write(self.model_dump_json(indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        partial.write_text(self.model_dump_json(indent=1) + "\n")
+        to_disk(partial)
         partial.replace(folder / "manifest.json")
+        to_disk(folder)
 
     def shards(self) -> Iterator[ShardEntry]:
         """Every shard of every source and split."""

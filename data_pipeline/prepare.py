@@ -27,10 +27,10 @@ from data_pipeline.config import FileSource, Recipe
 from data_pipeline.documents import DropEmpty, WriteDocuments, read_documents
 from data_pipeline.errors import InputError
 from data_pipeline.executor import Stage
-from data_pipeline.inputs import Inputs, find, plan_of, recipe_hash, sizes_of
+from data_pipeline.inputs import Inputs, find, plan_of, recipe_hash, state_of
 from data_pipeline.manifest import SPLITS, Manifest, SourceEntry, TokenizerEntry
 from data_pipeline.reading import ReadFiles, Task
-from data_pipeline.shards import SUFFIXES, FileEntry, ShardEntry
+from data_pipeline.shards import SUFFIXES, FileEntry, ShardEntry, to_disk
 from data_pipeline.tokenise import Group, Tokenise, entries_of, group_files
 
 log = logging.getLogger("thalweg.prepare")
@@ -109,17 +109,25 @@ class _Preparation:
                 f"{self._out}: holds an unfinished preparation of another recipe; "
                 "name another folder with --out, or delete it"
             )
-        sizes = json.loads(json.dumps(sizes_of(self._inputs)))
-        before = _written_once(self._work / "inputs.json", sizes)
-        if before != sizes:
-            for rank, task in enumerate(self._tasks):
-                names = {name for _, name in task.files}
-                changed = {tuple(pair) for pair in sizes[task.source]} ^ {tuple(pair) for pair in before[task.source]}
-                if names & {name for name, _ in changed}:
-                    self._reading.forget(rank)
+        state = state_of(self._inputs)
+        before = _written_once(self._work / "inputs.json", state)
+        stale = [rank for rank, task in enumerate(self._tasks) if self._is_stale(rank, task, before, state)]
+        if stale:
+            for rank in stale:
+                self._reading.forget(rank)
             for made in ("tokenizer.json", "tokenise", "shards"):
                 _remove(self._work / made)
-            _write(self._work / "inputs.json", sizes)
+            for source in self._recipe.sources:
+                _remove(self._out / source)
+        _write(self._work / "inputs.json", state)
+
+    def _is_stale(self, rank: int, task: Task, before: Any, state: Any) -> bool:
+        """Whether what a task made is of files as they were, or keeps damage that is no longer to be kept."""
+        if not self._reading.done(rank):
+            return False
+        if any(before[task.source].get(name) != state[task.source].get(name) for _, name in task.files):
+            return True
+        return self._recipe.damaged_files == "error" and self._reading.counts(rank)["dropped/damaged_file"] > 0
 
     def _make_samples(self) -> None:
         for each in self._inputs:
@@ -201,7 +209,7 @@ class _Preparation:
             for split, entries in entries_of(group).items():
                 for entry in entries:
                     name = f"{source}/{split}/{len(splits[split]):05d}"
-                    _move_shard(group.out / entry.name, self._out / name)
+                    _move_shard(group.out / entry.name, self._out / name, entry)
                     splits[split].append(entry.model_copy(update={"name": name}))
         shards = [entry for entries in splits.values() for entry in entries]
         reason = "dropped/"
@@ -224,13 +232,16 @@ def _describe(path: Path) -> TokenizerEntry:
     return TokenizerEntry(vocab_size=encoder.vocab_size, end_of_text=encoder.end_of_text, file=FileEntry.of(path))
 
 
-def _move_shard(made: Path, place: Path) -> None:
+def _move_shard(made: Path, place: Path, entry: ShardEntry) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     for suffix in SUFFIXES:
-        source = made.with_name(made.name + suffix)
+        source, target = made.with_name(made.name + suffix), place.with_name(place.name + suffix)
         # A crash may have come between two files: what is not here any more is there already.
         if source.exists():
-            source.replace(place.with_name(place.name + suffix))
+            source.replace(target)
+        elif not target.exists() or target.stat().st_size != entry.files[suffix].bytes:
+            raise InputError(f"{target}: was made and is lost; delete the folder and prepare again")
+    to_disk(place.parent)
 
 
 def _written_once(path: Path, value: Any) -> Any:

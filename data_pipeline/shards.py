@@ -9,6 +9,7 @@ Files are written under a temporary name and renamed, so that a file that is the
 """
 
 import mmap
+import os
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +78,22 @@ def block_checksums(data: memoryview) -> npt.NDArray[np.uint32]:
     return np.array([google_crc32c.value(bytes(data[at : at + BLOCK])) for at in starts], dtype="<u4")
 
 
+def to_disk(path: Path) -> None:
+    """Forces a file, or the names in a folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 class ShardWriter:
     """Writes one shard; nothing carries its final name before `close`."""
 
     def __init__(self, path: Path, vocab_size: int, end_of_text: int) -> None:
         """`path` is the shard's name without suffix."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._path, self._type = path, token_type(vocab_size)
+        self._path, self._type, self._vocab_size = path, token_type(vocab_size), vocab_size
         self._end_of_text = np.array([end_of_text], dtype=self._type)
         self._file = self._temporary(".tokens").open("wb")
         self._offsets: list[int] = []
@@ -95,7 +105,13 @@ class ShardWriter:
 
     def add(self, ids: npt.ArrayLike, origin: dict[str, Any]) -> None:
         """Appends one document's ids [T] and closes it with end-of-text; `origin` has the keys of ORIGINS."""
-        document = np.asarray(ids).astype(self._type)
+        whole = np.asarray(ids)
+        if whole.size and int(whole.max()) >= self._vocab_size:
+            raise InputError(
+                f"{self._path}: document {origin['id']} has token {whole.max()}, the vocabulary ends at "
+                f"{self._vocab_size - 1}; prepare with a whole tokenizer"
+            )
+        document = whole.astype(self._type)
         self._file.write(document.tobytes() + self._end_of_text.tobytes())
         self._offsets.append(self.tokens)
         self._origins.append(origin)
@@ -110,6 +126,7 @@ class ShardWriter:
         block_checksums(memoryview(tokens)).tofile(self._temporary(".crc"))
         files = {suffix: FileEntry.of(self._temporary(suffix)) for suffix in SUFFIXES}
         for suffix in SUFFIXES:
+            to_disk(self._temporary(suffix))
             self._temporary(suffix).replace(self._path.with_name(self._path.name + suffix))
         return ShardEntry(name=name, documents=len(self._offsets), tokens=self.tokens, files=files)
 
@@ -126,18 +143,26 @@ class Shard:
 
     def _open(self) -> mmap.mmap:
         if self._map is None:
+            expected = self.entry.tokens * self._type.itemsize
             try:
+                size = self._path.stat().st_size
+                if size != expected:
+                    raise InputError(f"{self._path}: has {size} bytes, its manifest says {expected}; restore it")
+                checksums = np.fromfile(self._path.with_suffix(".crc"), "<u4")
                 with self._path.open("rb") as file:
                     self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                checksums = np.fromfile(self._path.with_suffix(".crc"), "<u4")
             except OSError as error:
-                raise InputError(f"{self._path}: cannot be read ({error.strerror}); run `thalweg verify`") from None
-            expected = self.entry.tokens * self._type.itemsize
-            if len(self._map) != expected or len(checksums) != -(-expected // BLOCK):
-                raise InputError(f"{self._path}: has {len(self._map)} bytes, its manifest says {expected}")
+                raise InputError(f"{error.filename or self._path}: cannot be read ({error.strerror})") from None
+            if len(checksums) != -(-expected // BLOCK):
+                raise InputError(f"{self._path.with_suffix('.crc')}: has {len(checksums)} checksums; restore it")
             self._tokens = np.frombuffer(self._map, self._type)
             self._checksums, self._checked = checksums, np.zeros(len(checksums), dtype=bool)
         return self._map
+
+    def _blocks(self, start: int, length: int) -> range:
+        """The blocks that `length` tokens from `start` on lie in."""
+        size = self._type.itemsize
+        return range(start * size // BLOCK, ((start + length) * size - 1) // BLOCK + 1)
 
     def read(self, start: int, out: npt.NDArray[Any]) -> None:
         """Copies the tokens from `start` on into `out` [T].
@@ -145,9 +170,7 @@ class Shard:
         Raises InputError where a block of the file does not match its checksum.
         """
         data = self._open()
-        first = start * self._type.itemsize // BLOCK
-        last = ((start + len(out)) * self._type.itemsize - 1) // BLOCK
-        for block in range(first, last + 1):
+        for block in self._blocks(start, len(out)):
             if not self._checked[block]:
                 self._check(data, block)
         out[:] = self._tokens[start : start + len(out)]
@@ -161,9 +184,14 @@ class Shard:
         self._checked[block] = True
 
     def will_need(self, start: int, length: int) -> None:
-        """Asks the kernel for the pages of `length` tokens from `start` on, and returns at once."""
-        page = mmap.PAGESIZE
+        """Asks the kernel for what reading `length` tokens from `start` on will touch, and returns at once.
+
+        That is the whole block while it is unchecked, the pages of the tokens from then on.
+        """
+        data, blocks = self._open(), self._blocks(start, length)
         begin, end = start * self._type.itemsize, (start + length) * self._type.itemsize
-        begin -= begin % page
+        if not all(self._checked[block] for block in blocks):
+            begin, end = blocks.start * BLOCK, min(blocks.stop * BLOCK, len(data))
+        begin -= begin % mmap.PAGESIZE
         if hasattr(mmap, "MADV_WILLNEED"):
-            self._open().madvise(mmap.MADV_WILLNEED, begin, end - begin)
+            data.madvise(mmap.MADV_WILLNEED, begin, end - begin)

@@ -4,6 +4,7 @@ Nothing is stored but one integer and the skipped ranges, so that a resume, anot
 another micro-batch can neither repeat nor drop a sequence, and a trillion tokens open as fast as a million.
 """
 
+import resource
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,10 @@ class StreamState:
     position: int = 0
     skipped: tuple[tuple[int, int], ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.position < 0 or not all(0 <= start <= stop for start, stop in self.skipped):
+            raise ValueError(f"{self} is no state of a stream: ranges run from a start to a stop at or behind it")
+
     def take(self, count: int) -> tuple[Index, "StreamState"]:
         """The next `count` positions [count] that are not skipped, and the state after them."""
         pieces: list[Index] = []
@@ -59,7 +64,7 @@ class Source:
     """
 
     def __init__(self, folder: Path, name: str, entries: Sequence[ShardEntry], vocab_size: int, n_ctx: int) -> None:
-        self.name, self.n_ctx = name, n_ctx
+        self.name, self.n_ctx, self.entries = name, n_ctx, entries
         self._shards = [Shard(folder, entry, vocab_size) for entry in entries]
         windows = [max(entry.tokens - 1, 0) // n_ctx for entry in entries]
         self._ends = np.cumsum(windows, dtype=np.int64)
@@ -82,6 +87,22 @@ class Source:
         shard.will_need(start, self.n_ctx + 1)
 
 
+def _allow_open_files(shards: int) -> None:
+    """Every shard that was touched stays mapped and holds a file open; the usual soft limit is 1024.
+
+    Raises InputError where the hard limit is too low, which a run would otherwise meet hours later.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = shards + 512
+    if hard not in (resource.RLIM_INFINITY, -1) and needed > hard:
+        raise InputError(
+            f"the limit of open files is {hard}, the mixture has {shards} shards: raise it (`ulimit -n {needed}`) "
+            "or prepare with a larger shard_tokens"
+        )
+    if soft != resource.RLIM_INFINITY and needed > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
 class Stream:
     """A prepared folder read in the order that mixture and seed give it."""
 
@@ -92,7 +113,8 @@ class Stream:
         """
         self.folder, self.seed, self.n_ctx = folder, seed, n_ctx
         self.manifest, self.manifest_hash = Manifest.load(folder)
-        self.mixture = Mixture(mixture)
+        # By name: the order in which a file lists its sources is not part of the order of data.
+        self.mixture = Mixture(dict(sorted(mixture.items())))
         self.sources = [self._source(name, "train") for name in self.mixture.names]
         for source, count in zip(self.sources, self.mixture.counts, strict=True):
             if count and not source.windows:
@@ -101,6 +123,7 @@ class Stream:
                     f"of n_ctx + 1 = {n_ctx + 1}; give it more data, a smaller n_ctx or the weight 0"
                 )
         self._permutations: dict[tuple[int, int], Permutation] = {}
+        _allow_open_files(sum(len(source.entries) for source in self.sources))
 
     def _source(self, name: str, split: str) -> Source:
         if name not in self.manifest.sources:

@@ -97,13 +97,14 @@ class Encoder:
 
     def __init__(self, path: Path) -> None:
         """`path` is a tokenizer.json."""
-        description = json.loads(path.read_text())
+        description = json.loads(path.read_bytes())
         # A post-processor would put tokens around each text.
         description["post_processor"] = None
         self._reference = Tokenizer.from_str(json.dumps(description))
         self._reference.encode_special_tokens = True
         self._fast = _gigatoken(description)
-        self.vocab_size = self._reference.get_vocab_size()
+        # Not the number of entries: ids may have gaps.
+        self.vocab_size = max(self._reference.get_vocab().values()) + 1
         end_of_text = self._reference.token_to_id(END_OF_TEXT)
         if end_of_text is None:
             raise InputError(f"{path}: has no {END_OF_TEXT}; prepare with a tokenizer that has it")

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Annotated
@@ -141,6 +142,8 @@ def _run() -> int:
     except KeyboardInterrupt:
         return 130
     except Exception:
+        # A rank that fails because another one did is ended by the launcher meanwhile, and leaves the word to it.
+        time.sleep(1 if "training.engine" in sys.modules else 0)
         traceback.print_exc()
         return 1
     return 0

@@ -11,6 +11,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from data_pipeline.errors import InputError
 from launcher.config import RunConfig
 from launcher.orphan import LAUNCHER
 from launcher.train import check_run
@@ -25,6 +26,8 @@ def launch_here(config: RunConfig, arguments: list[str], processes: int | None, 
     Raises RunError that names the first rank that failed.
     """
     count = processes or torch.cuda.device_count() or 1
+    if 0 < torch.cuda.device_count() < count:
+        raise InputError(f"--processes: is {count}, this machine has {torch.cuda.device_count()} GPUs")
     check_run(config, resume, count)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ[LAUNCHER] = str(os.getpid())
@@ -45,7 +48,9 @@ def launch_here(config: RunConfig, arguments: list[str], processes: int | None, 
         # -P: a folder called model/ or training/ where the run is started must not stand in for ours.
         elastic_launch(agent, sys.executable)("-P", "-u", "-m", "launcher.cli", *arguments)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
+        # What a rank did itself goes before what the others suffered from it: InputError, then a signal.
+        by_cause = sorted(error.failures.items(), key=lambda each: (each[1].exitcode != 2, each[1].exitcode > 0))
+        rank, failure = by_cause[0]
         if failure.exitcode == 2:
             sys.exit(2)
         ended = signal.Signals(-failure.exitcode).name if failure.exitcode < 0 else f"exit code {failure.exitcode}"

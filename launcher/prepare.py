@@ -1,5 +1,7 @@
 """Preparing on first use, and the table that says what became of each source."""
 
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +12,28 @@ from data_pipeline.config import DataConfig
 from data_pipeline.manifest import Manifest
 from launcher.config import load_recipe
 
+log = logging.getLogger("thalweg.prepare")
+
 
 def ensure_prepared(data: DataConfig) -> Path:
     """The prepared folder of a run, made first where the run names a recipe and the folder is not there.
 
-    Of several processes one prepares and the others wait.
+    Of several processes one prepares and the others wait. Raises InputError where the folder is of another recipe.
     """
-    if data.prepare is not None and not (data.folder / "manifest.json").exists():
-        from data_pipeline.prepare import prepare
+    there = (data.folder / "manifest.json").exists()
+    if data.prepare is None or (there and int(os.environ.get("RANK", "0")) > 0):
+        return data.folder
+    from data_pipeline.inputs import MissingInputError
+    from data_pipeline.prepare import prepare
 
-        data.folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(data.folder.with_name(f".{data.folder.name}.lock")):
+    data.folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(data.folder.with_name(f".{data.folder.name}.lock")):
+        try:
             prepare(load_recipe(data.prepare), data.folder)
+        except MissingInputError as error:
+            if not there:
+                raise
+            log.warning("%s is taken as it is: its recipe cannot be compared (%s)", data.folder, error)
     return data.folder
 
 

@@ -50,6 +50,7 @@ def train_rank(config: RunConfig, resume: str) -> None:
     from training.checkpointer import Checkpointer
     from training.console import ConsoleReport
     from training.engine import build_engine
+    from training.errors import RunError
     from training.finite import FiniteGuard
     from training.ledger import Ledger
     from training.loop import train
@@ -70,20 +71,11 @@ def train_rank(config: RunConfig, resume: str) -> None:
         grad_clip=config.train.grad_clip,
     )
     run_folder = RunFolder(config.folder, writes=engine.rank == 0)
-    run_folder.describe(config.dump(), engine.world_size)
     run = Run(config.train, engine, stream, Ledger(stream, engine.device), run_folder)
-    if folder is not None:
-        checkpoint.load(run, folder)
-        log.info("resumed from %s at step %d, %s tokens", folder, run.progress.step, f"{run.tokens:,}")
-    run_folder.event("start", run.progress.step, run.tokens, resumed_from=folder and folder.name)
-    if run.finished:
-        log.info("the run has consumed its %s tokens already: raise train.tokens to go on", f"{config.train.tokens:,}")
-        engine.close()
-        return
+    console = ConsoleReport(Console(stderr=True, quiet=engine.rank > 0))
     describing = checkpoint.Describing(
         config.model, config.dump(), stream.folder / "tokenizer.json", config.zero.stage, config.train.precision
     )
-    console = ConsoleReport(Console(stderr=True, quiet=engine.rank > 0))
     callbacks = [
         FiniteGuard(),
         Validation(config.validation),
@@ -91,9 +83,22 @@ def train_rank(config: RunConfig, resume: str) -> None:
         console,
         Checkpointer(config.checkpoint, describing),
     ]
-    train(run, callbacks)
-    run_folder.event("end", run.progress.step, run.tokens)
-    log.info("done: %s, metrics in %s", config.folder, config.folder / "metrics.jsonl")
+    try:
+        if folder is not None:
+            checkpoint.load(run, folder)
+            log.info("resumed from %s at step %d, %s tokens", folder, run.progress.step, f"{run.tokens:,}")
+        if run.finished:
+            log.info("the run has consumed its %s tokens: raise train.tokens to go on", f"{config.train.tokens:,}")
+        else:
+            run_folder.describe(config.dump(), engine.world_size)
+            from_where = {"checkpoint": folder.name} if folder else {}
+            run_folder.event("resume" if folder else "start", run.progress.step, run.tokens, **from_where)
+            train(run, callbacks)
+            run_folder.event("end", run.progress.step, run.tokens)
+            log.info("done: %s, metrics in %s", config.folder, config.folder / "metrics.jsonl")
+    except (InputError, RunError, OSError) as error:
+        run_folder.event("error", run.progress.step, run.tokens, reason=str(error))
+        raise
     engine.close()
 
 

@@ -34,12 +34,15 @@ def step(what: str) -> None:
 def train_until_a_checkpoint(run_dir: Path) -> None:
     """Trains, and asks the launcher to end as soon as a checkpoint is complete."""
     process = subprocess.Popen(thalweg("launch", str(CONFIG), "--processes", "2"))
-    while not (run_dir / "checkpoints" / "latest").exists():
-        if process.poll() is not None:
-            sys.exit(f"smoke: training ended by itself with exit code {process.returncode}")
-        time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
-    process.wait()
+    try:
+        while not (run_dir / "checkpoints" / "latest").exists():
+            if process.poll() is not None:
+                sys.exit(f"smoke: training ended by itself with exit code {process.returncode}")
+            time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+    finally:
+        process.kill()
 
 
 def unigram_loss(folder: Path, shares: dict[str, float]) -> float:
@@ -59,7 +62,8 @@ def unigram_loss(folder: Path, shares: dict[str, float]) -> float:
 
 def main() -> None:
     config = load_run(CONFIG)
-    shutil.rmtree(config.folder, ignore_errors=True)
+    for made_before in (config.folder, config.data.folder):
+        shutil.rmtree(made_before, ignore_errors=True)
     step("prepare: text of this machine as WARC, MediaWiki dump and books, to token shards")
     subprocess.run(thalweg("prepare", str(config.data.prepare), "--out", str(config.data.folder)), check=True)
     step("train: 2 processes, ZeRO-1, stopped after the first checkpoint")
@@ -73,7 +77,10 @@ def main() -> None:
     )
     metrics = config.folder / "metrics.jsonl"
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    assert lines[-1]["life"] == 2 and lines[-1]["tokens"] >= config.train.tokens, "the run was not resumed and finished"
+    events = [json.loads(line) for line in (config.folder / "events.jsonl").read_text().splitlines()]
+    resumed = [each for each in events if each["event"] == "resume" and each["step"] > 0]
+    if not resumed or events[-1]["event"] != "end" or lines[-1]["tokens"] < config.train.tokens:
+        sys.exit("smoke: the run was not resumed from its checkpoint and finished")
     loss = sum(line["loss"] for line in lines[-10:]) / 10
     unigram = unigram_loss(config.data.folder, config.data.mixture)
     step(f"loss {loss:.2f} nats per token; a unigram model of the same tokens has {unigram:.2f}")

@@ -33,3 +33,6 @@ class Callback:
 
     def on_end(self, run: Run) -> None:
         """Once, after the last step."""
+
+    def on_close(self, run: Run) -> None:
+        """Once, however the run ended: the place to let go of what is held. No collectives here."""

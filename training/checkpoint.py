@@ -10,7 +10,6 @@ A checkpoint is written under a hidden name, renamed when it is whole, and only 
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from data_pipeline.errors import InputError
-from data_pipeline.shards import FileEntry
+from data_pipeline.shards import FileEntry, to_disk
 from data_pipeline.stream import StreamState
 from model.config import ModelConfig
 from model.gpt import GPT
@@ -95,9 +94,9 @@ def latest(run_dir: Path) -> Path | None:
     It is the one that `latest` names. Should that one be gone, what was written last takes its place.
     """
     marker = run_dir / "checkpoints" / "latest"
-    named = marker.with_name(marker.read_text().strip()) if marker.exists() else None
-    if named is not None and (named / "manifest.json").exists():
-        return named
+    name = marker.read_text().strip() if marker.exists() else ""
+    if name.startswith("step-") and (marker.with_name(name) / "manifest.json").exists():
+        return marker.with_name(name)
     complete = _complete(run_dir / "checkpoints")
     return complete[-1] if complete else None
 
@@ -140,12 +139,13 @@ def save(run: Run, describing: Describing) -> Path:
             files=files,
         )
         _write(partial / "manifest.json", manifest.model_dump_json(indent=1))
-        shutil.rmtree(final, ignore_errors=True)
+        if final.exists():
+            _remove(final)
         partial.replace(final)
-        _sync(final.parent)
+        to_disk(final.parent)
         _write(final.with_name(".latest.partial"), final.name + "\n")
         final.with_name(".latest.partial").replace(final.with_name("latest"))
-        _sync(final.parent)
+        to_disk(final.parent)
     dist.barrier()
     return final
 
@@ -168,14 +168,22 @@ def load(run: Run, folder: Path) -> None:
     run.ledger.sequences_by_source |= state["sequences_by_source"]
 
 
-def prune(checkpoints: Path, keep_last: int) -> list[Path]:
-    """Removes all but the newest `keep_last` checkpoints and what killed writers left; returns what went."""
-    gone = _complete(checkpoints)[:-keep_last] + list(checkpoints.glob(".step-*.partial"))
-    for folder in gone:
-        # Without its manifest a half-removed checkpoint can no longer be taken for a whole one.
-        (folder / "manifest.json").unlink(missing_ok=True)
+def prune(run_dir: Path, keep_last: int) -> None:
+    """Removes all but the newest `keep_last` checkpoints, and what killed writers left."""
+    newest, checkpoints = latest(run_dir), run_dir / "checkpoints"
+    others = [folder for folder in _complete(checkpoints) if folder != newest]
+    for folder in others[: max(len(others) - keep_last + 1, 0)]:
+        _remove(folder)
+    for folder in checkpoints.glob(".step-*.partial"):
         shutil.rmtree(folder)
-    return gone
+
+
+def _remove(folder: Path) -> None:
+    """Makes a checkpoint invisible at once: removing it takes time, in which this process may be killed."""
+    hidden = folder.with_name(f".{folder.name}.removed.partial")
+    shutil.rmtree(hidden, ignore_errors=True)
+    folder.rename(hidden)
+    shutil.rmtree(hidden)
 
 
 def open_network(folder: Path) -> GPT:
@@ -234,20 +242,11 @@ def _describe_files(folder: Path, engine: Engine) -> dict[str, FileEntry]:
     paths = from_rank_zero(sorted(path for path in folder.rglob("*") if path.is_file()))
     entries = {}
     for path in paths[engine.rank :: engine.world_size]:
-        _sync(path)
+        to_disk(path)
         entries[str(path.relative_to(folder))] = FileEntry.of(path)
     return {name: entry for part in gather_objects(entries) for name, entry in sorted(part.items())}
 
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text)
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    """Forces a file, or the names in a folder, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    to_disk(path)

@@ -47,6 +47,6 @@ class Checkpointer(Callback):
         seconds = time.monotonic() - began
         self._time, self._saved_step = time.monotonic(), run.progress.step
         if run.engine.rank == 0:
-            checkpoint.prune(run.folder.checkpoints, self._config.keep.last)
+            checkpoint.prune(run.folder.path, self._config.keep.last)
             log.info("checkpoint %s written in %.1f s", folder, seconds)
         run.folder.event("checkpoint", run.progress.step, run.tokens, path=folder.name, seconds=seconds)

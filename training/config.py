@@ -48,6 +48,12 @@ class TrainConfig(Section):
     precision: Literal["bf16", "fp32"] = Field("bf16", description="Of forward and backward; the optimizer's is fp32.")
 
     @model_validator(mode="after")
+    def _one_batch_at_least(self) -> "TrainConfig":
+        if self.batch_tokens > self.tokens:
+            raise ValueError(f"batch_tokens {self.batch_tokens} is more than tokens {self.tokens}")
+        return self
+
+    @model_validator(mode="after")
     def _warmup_before_decay(self) -> "TrainConfig":
         if self.warmup_tokens >= (self.decay_tokens or self.tokens):
             raise ValueError(

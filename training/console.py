@@ -53,9 +53,11 @@ class ConsoleReport(Callback):
         if validation := line.get("validation_loss_by_source"):
             log.info("step %s  validation loss  %s", line["step"], _by_source(validation))
 
+    def on_close(self, run: Run) -> None:
+        self._bar.stop()
+
     def on_end(self, run: Run) -> None:
-        if self._live:
-            self._bar.stop()
+        self._bar.stop()
         if run.engine.rank == 0 and self._recent:
             self._console.print(self._table(run))
 

@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from data_pipeline.errors import InputError
 from training.collectives import talk_over_loopback
 
 Precision = Literal["bf16", "fp32"]
@@ -31,11 +32,16 @@ def _name_rank() -> None:
     """Names this process the only rank where no launcher did: DeepSpeed would look for MPI otherwise.
 
     Port 0 lets the system choose a free one; nobody else needs to know which.
+    Raises InputError where a launcher did half of its work.
     """
-    if "RANK" not in os.environ:
+    needed = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    missing = [name for name in needed if name not in os.environ]
+    if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
         alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
         os.environ.update(alone)
         talk_over_loopback()
+    elif missing:
+        raise InputError(f"{', '.join(missing)}: not set in the environment; start ranks by torchrun or thalweg launch")
     # Accelerate builds no DeepSpeed engine without it, and not every launcher sets it.
     os.environ.setdefault("LOCAL_RANK", str(int(os.environ["RANK"]) % max(torch.cuda.device_count(), 1)))
 
@@ -153,8 +159,9 @@ def leave(code: int) -> NoReturn:
     ends, it aborts the process: a run that was done would end with SIGABRT (1 in 10 at stage 3).
     """
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # whoever read it is gone
+            stream.flush()
     os._exit(code)
 
 

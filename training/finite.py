@@ -22,7 +22,6 @@ class FiniteGuard(Callback):
             raise self._refusal(run, "the gradient norm", run.progress.step)
 
     def _refusal(self, run: Run, what: str, step: int) -> RunError:
-        run.folder.event("error", step, run.tokens, reason=f"{what} is not finite")
         return RunError(
             f"{run.folder.path}: step {step}: {what} is not finite; nothing of this step is saved; "
             "lower train.lr or lengthen train.warmup_tokens and run again to go on from the last checkpoint"

@@ -22,19 +22,21 @@ def train(run: Run, callbacks: Sequence[Callback]) -> None:
         engine.rank,
         engine.world_size,
     )
-    for callback in callbacks:
-        callback.on_start(run)
     try:
+        for callback in callbacks:
+            callback.on_start(run)
         for batch in loader:
             if run.finished:
                 break
             result = _step(run, batch, callbacks)
             for callback in callbacks:
                 callback.on_step(run, result)
+        for callback in callbacks:
+            callback.on_end(run)
     finally:
         loader.close()
-    for callback in callbacks:
-        callback.on_end(run)
+        for callback in callbacks:
+            callback.on_close(run)
 
 
 def _step(run: Run, batch: RankBatch, callbacks: Sequence[Callback]) -> StepResult:

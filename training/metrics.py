@@ -1,6 +1,7 @@
 """One line of metrics every few steps, handed to every sink."""
 
 import resource
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -54,4 +55,5 @@ def _peak_memory_gb(device: torch.device) -> float:
     """Peak so far, in 10^9 bytes: of the device's allocator on a GPU, of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

@@ -10,6 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from data_pipeline.errors import InputError
+
 PACKAGES = ("thalweg", "torch", "deepspeed", "accelerate", "datatrove", "tokenizers", "numpy")
 VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
@@ -66,14 +70,28 @@ class RunFolder:
         self.life = 1
         if writes:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            self.life = 1 + sum(each["event"] == "start" for each in read_lines(path / "events.jsonl"))
+            self._lock = FileLock(path / ".lock")
+            try:
+                # An orphan of a killed launcher needs a moment to notice.
+                self._lock.acquire(timeout=5)
+            except Timeout:
+                raise InputError(f"{path}: another run is writing here; end it or give another run_dir") from None
+            lives = (each["event"] in ("start", "resume") for each in read_lines(path / "events.jsonl"))
+            self.life = 1 + sum(lives)
+
+    def close(self) -> None:
+        """Lets another run write here."""
+        if self._writes:
+            self._lock.release()
 
     def describe(self, config_yaml: str, world_size: int) -> None:
         """Writes config.yaml and environment.json."""
         if self._writes:
-            (self.path / "config.yaml").write_text(config_yaml)
             text = json.dumps(environment(world_size) | {"life": self.life}, indent=1)
-            (self.path / "environment.json").write_text(text + "\n")
+            for name, content in (("config.yaml", config_yaml), ("environment.json", text + "\n")):
+                partial = self.path / f".{name}.partial"
+                partial.write_text(content, encoding="utf-8")
+                partial.replace(self.path / name)
 
     def event(self, event: str, step: int, tokens: int, **details: Any) -> None:
         """Appends a line to events.jsonl."""

@@ -2,21 +2,62 @@
 
 import bz2
 import gzip
+import io
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 from xml.etree.ElementTree import ParseError
 
+import zstandard
+
+
+class _Zstandard(io.RawIOBase):
+    """A stream of zstandard frames; the reader of the library ends without a word where a frame is cut."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw, self._coded, self._plain = raw, b"", b""
+        self._frame = self._new_frame()
+
+    @staticmethod
+    def _new_frame() -> Any:
+        return zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._plain and (self._coded or self._more()):
+            if self._frame.eof:
+                self._frame = self._new_frame()
+            self._plain = self._frame.decompress(self._coded)
+            self._coded = self._frame.unused_data
+        count = min(len(buffer), len(self._plain))
+        buffer[:count], self._plain = self._plain[:count], self._plain[count:]
+        return count
+
+    def _more(self) -> bool:
+        self._coded = self._raw.read(_CODED_CHUNK)
+        if not self._coded and not self._frame.eof:
+            raise EOFError("ends inside a zstandard frame")
+        return bool(self._coded)
+
+
+def _open_zstandard(raw: BinaryIO) -> BinaryIO:
+    return io.BufferedReader(_Zstandard(raw), io.DEFAULT_BUFFER_SIZE)
+
+
+_CODED_CHUNK = 2**14
 _OPENERS: dict[str, Callable[[BinaryIO], object]] = {
     ".gz": gzip.open,
     ".tgz": gzip.open,
     ".bz2": bz2.open,
     ".xz": lzma.open,
+    ".zst": _open_zstandard,
 }
-_DAMAGE = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, ParseError)
+_DAMAGE = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zstandard.ZstdError, ParseError)
 
 
 class Damaged(Exception):  # noqa: N818

@@ -1,52 +1,113 @@
 """Rows of JSONL and Parquet files and of data sets of the Hugging Face Hub."""
 
+import glob
+import json
 import logging
+from codecs import BOM_UTF8
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import orjson
 from datatrove.data import Document
 
 from data_pipeline.config import HubSource, TableSource
 from data_pipeline.errors import InputError
 from data_pipeline.readers.base import Drop, Item
-from data_pipeline.readers.files import Damaged
+from data_pipeline.readers.files import Damaged, open_file
 
 
 def read(path: Path, source: TableSource | HubSource) -> Iterator[Item]:
     """One item a row."""
-    limit = source.max_documents if isinstance(source, HubSource) else None
-    where = source.dataset if isinstance(source, HubSource) else str(path)
-    for number, row in enumerate(_rows(path, source, where)):
-        if number == 0:
+    if isinstance(source, HubSource):
+        yield from islice(_documents(_hub_rows(source), source, source.dataset), source.max_documents)
+    elif source.kind == "jsonl":
+        yield from _documents(_json_rows(path), source, str(path))
+    else:
+        yield from _documents(_parquet_rows(path), source, str(path))
+
+
+def _documents(rows: Iterator[Any], source: TableSource | HubSource, where: str) -> Iterator[Item]:
+    checked = False
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            yield Drop("broken_row")
+            continue
+        if not checked:
             _check_columns(row, source, where)
+            checked = True
         yield _document(row, number, source)
-        if number + 1 == limit:
-            return
 
 
-def _rows(path: Path, source: TableSource | HubSource, where: str) -> Iterator[dict[str, Any]]:
+def _json_rows(path: Path) -> Iterator[Any]:
+    """What stands in each line that is not blank, None for one that is no JSON.
+
+    Not by `datasets`: it fixes the columns and their types by the first rows, and ends at one that differs.
+    """
+    with open_file(path) as stream:
+        if path.stat().st_size == 0:
+            raise EOFError("has no bytes")
+        for number, line in enumerate(stream):
+            line = line.removeprefix(BOM_UTF8).strip() if number == 0 else line.strip()
+            if number == 0 and line.startswith(b"[") and ".json" in path.suffixes:
+                yield from _array(line + stream.read())
+                return
+            if line:
+                yield _value(line)
+
+
+def _array(data: bytes) -> list[Any]:
+    """The rows of a .json file that is one array, which has no rows before its end."""
+    rows = _value(data)
+    if not isinstance(rows, list):
+        raise EOFError("is a JSON array that is broken or ends too early")
+    return rows
+
+
+def _value(data: bytes) -> Any:
+    try:
+        return orjson.loads(data)
+    except ValueError:
+        pass
+    try:
+        # Python writes NaN, which JSON does not know: here it becomes null. What no UTF-8 can hold is an error.
+        return orjson.loads(orjson.dumps(json.loads(data)))
+    except (ValueError, TypeError, RecursionError):
+        return None
+
+
+def _parquet_rows(path: Path) -> Iterator[Any]:
+    try:
+        # The name is a pattern to `datasets`.
+        yield from _load("parquet", data_files=glob.escape(str(path)), split="train")
+    except GeneratorExit:
+        raise
+    except Exception as error:
+        raise Damaged(path.stat().st_size, _reason(error)) from None
+
+
+def _hub_rows(source: HubSource) -> Iterator[Any]:
+    try:
+        yield from _load(source.dataset, source.subset, split=source.split)
+    except GeneratorExit:
+        raise
+    except Exception as error:
+        hint = "check dataset, subset and split, the network and HF_DATASETS_OFFLINE"
+        raise InputError(f"{source.dataset}: cannot be read from the Hub ({_reason(error)}); {hint}") from None
+
+
+def _load(*name: str | None, **options: str) -> Any:
     import datasets
 
     datasets.disable_progress_bars()
     logging.getLogger("datasets").setLevel(logging.CRITICAL)
-    try:
-        if isinstance(source, HubSource):
-            yield from datasets.load_dataset(source.dataset, source.subset, split=source.split, streaming=True)
-        else:
-            if path.stat().st_size == 0:
-                raise EOFError("has no bytes")
-            builder = "json" if source.kind == "jsonl" else "parquet"
-            yield from datasets.load_dataset(builder, data_files=str(path), split="train", streaming=True)
-    except (GeneratorExit, InputError):
-        raise
-    except Exception as error:
-        # Each format and each network layer has errors of its own; what they have in common is a message.
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        if isinstance(source, TableSource):
-            raise Damaged(path.stat().st_size, reason) from None
-        hint = "check dataset, subset and split, the network and HF_DATASETS_OFFLINE"
-        raise InputError(f"{where}: cannot be read from the Hub ({reason}); {hint}") from None
+    return datasets.load_dataset(*name, streaming=True, **options)
+
+
+def _reason(error: Exception) -> str:
+    """Each format and each network layer has errors of its own; what they have in common is a message."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _check_columns(row: dict[str, Any], source: TableSource | HubSource, where: str) -> None:

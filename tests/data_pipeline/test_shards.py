@@ -77,3 +77,46 @@ def test_a_folder_without_manifest_is_no_prepared_folder(tmp_path: Path) -> None
     (tmp_path / "manifest.json").write_text("[")
     with pytest.raises(InputError, match="is no manifest"):
         Manifest.load(tmp_path)
+
+
+def test_an_id_outside_of_the_vocabulary_is_refused(tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path / "00000", 300, 299)
+    with pytest.raises(InputError, match="document x has token 70000, the vocabulary ends at 299"):
+        writer.add([1, 70000], {"id": "x", "file": "f", "offset": 0, "url": None})
+
+
+def test_an_empty_file_is_named(tmp_path: Path) -> None:
+    manifest = write_folder(tmp_path, {"a": [1000]})
+    (tmp_path / "a/train/00000.tokens").write_bytes(b"")
+    with pytest.raises(InputError, match=r"00000\.tokens: has 0 bytes, its manifest says 2000"):
+        Shard(tmp_path, manifest.sources["a"].splits["train"][0], 50257).read(0, np.zeros(5, dtype=np.int64))
+
+
+def test_every_block_of_a_read_is_checked(tmp_path: Path) -> None:
+    manifest = write_folder(tmp_path, {"a": [2 * BLOCK]})
+    path = tmp_path / "a/train/00000.tokens"
+    data = bytearray(path.read_bytes())
+    data[BLOCK] ^= 1
+    path.write_bytes(data)
+    shard = Shard(tmp_path, manifest.sources["a"].splits["train"][0], 50257)
+    with pytest.raises(InputError, match="the bytes from 1048576 on"):
+        shard.read(BLOCK // 2 - 4, np.zeros(10, dtype=np.int64))
+
+
+def test_whole_blocks_are_asked_for_until_they_are_checked(tmp_path: Path) -> None:
+    asked: list[tuple[int, int]] = []
+
+    class Map:
+        def __len__(self) -> int:
+            return 4 * BLOCK
+
+        def madvise(self, _advice: int, begin: int, length: int) -> None:
+            asked.append((begin, length))
+
+    manifest = write_folder(tmp_path, {"a": [2 * BLOCK]})
+    shard = Shard(tmp_path, manifest.sources["a"].splits["train"][0], 50257)
+    shard.read(0, np.zeros(10, dtype=np.int64))
+    shard._map = Map()
+    shard.will_need(100, 10)
+    shard.will_need(BLOCK, 10)
+    assert asked == [(0, 220), (2 * BLOCK, BLOCK)]

@@ -78,7 +78,19 @@ def test_another_seed_is_another_order_of_the_same_sources(folder: Path) -> None
 def test_the_order_within_a_source_does_not_depend_on_the_others(folder: Path) -> None:
     alone = [window for _, _, window in sequences(stream_of(folder, mixture={"b": 1.0}), 0, 40)]
     mixed = stream_of(folder, mixture={"c": 0.5, "b": 0.5})
-    assert [window for source, _, window in sequences(mixed, 0, 80) if source == 1] == alone
+    index = mixed.mixture.names.index("b")
+    assert [window for source, _, window in sequences(mixed, 0, 80) if source == index] == alone
+
+
+def test_the_order_in_which_sources_are_listed_does_not_matter(folder: Path) -> None:
+    streams = [stream_of(folder, mixture=dict(each)) for each in (MIXTURE.items(), reversed(MIXTURE.items()))]
+    assert sequences(streams[0], 0, 500) == sequences(streams[1], 0, 500)
+
+
+@pytest.mark.parametrize("skipped", [((10, 5),), ((-3, 2),)])
+def test_a_range_that_is_none_is_refused(skipped) -> None:
+    with pytest.raises(ValueError, match="no state of a stream"):
+        StreamState(0, skipped)
 
 
 ranges = st.lists(st.tuples(st.integers(0, 300), st.integers(0, 60)).map(lambda r: (r[0], r[0] + r[1])), max_size=5)
@@ -180,8 +192,9 @@ def test_a_source_of_one_window_beside_a_large_one(tmp_path: Path) -> None:
     write_folder(tmp_path, {"small": [N_CTX + 1], "large": [20000]})
     stream = stream_of(tmp_path, mixture={"small": 1.0, "large": 1.0})
     seen = sequences(stream, 0, 400)
-    assert [epoch for source, epoch, _ in seen if source == 0] == list(range(200))
-    assert len({window for source, _, window in seen if source == 1}) == 200
+    small, large = (stream.mixture.names.index(name) for name in ("small", "large"))
+    assert [epoch for source, epoch, _ in seen if source == small] == list(range(200))
+    assert len({window for source, _, window in seen if source == large}) == 200
 
 
 def test_a_fault_in_the_reading_thread_reaches_the_loop(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ import pytest
 
 from processes import environment, events, metrics, started, thalweg, write_run
 
+needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="finds processes through /proc")
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
@@ -77,6 +79,19 @@ def test_bad_input_is_one_line_with_exit_code_2(run: Path, damage: str, said: st
     assert said in lines and "Traceback" not in lines
 
 
+def test_bad_input_of_one_rank_is_told_once_and_for_all(run: Path) -> None:
+    """Ranks read different sequences: the one that meets the damage says so, the others are silent."""
+    for path in (run.parent / "prepared").glob("c/train/*.tokens"):
+        path.write_bytes(b"\0" + path.read_bytes()[1:])
+    out, said = thalweg("launch", run, "--processes", 2, "train.tokens=16000", cwd=run.parent, code=2)
+    assert "do not match their checksum" in said and "Traceback" not in said and not out
+
+
+def test_a_launcher_that_does_half_of_its_work_is_told_so(run: Path) -> None:
+    _, said = thalweg("train", run, cwd=run.parent, code=2, RANK="0", WORLD_SIZE="1")
+    assert said.splitlines()[-1].startswith("MASTER_ADDR, MASTER_PORT: not set")
+
+
 def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(run: Path) -> None:
     _, said = thalweg("launch", run, "--processes", 2, "train.lr=1e30", "train.grad_clip=0", cwd=run.parent, code=1)
     assert "is not finite" in said and "Traceback" not in said
@@ -109,6 +124,7 @@ def test_no_compiler_is_needed(run: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "extensions").exists()
 
 
+@needs_proc
 def test_when_a_rank_is_killed_all_end_and_it_is_named(run: Path) -> None:
     run_dir = run.parent / "runs" / "t"
     with started("launch", run, "--processes", 2, "train.tokens=100M", cwd=run.parent) as process:
@@ -184,6 +200,7 @@ def test_the_metrics_have_fewer_lines_when_asked_but_lose_nothing(run: Path) -> 
 
 
 @pytest.mark.slow
+@needs_proc
 def test_when_the_launcher_is_killed_its_ranks_end(run: Path) -> None:
     run_dir = run.parent / "runs" / "t"
     with started("launch", run, "--processes", 2, "train.tokens=100M", cwd=run.parent) as process:

@@ -75,14 +75,10 @@ def run_worker(stage: int, precision: str, processes: int, micro_batch: int = 2)
 def test_every_stage_trains_like_a_plain_loop(stage: int, precision: str, processes: int) -> None:
     losses, norms, weights = plain_loop(precision)
     seen = run_worker(stage, precision, processes)
+    # Before the first step nothing differs but the order of sums: nobody has stepped while the engine was built.
+    assert seen["losses"][0] == pytest.approx(losses[0], rel=2e-6 if precision == "fp32" else 2e-4)
     assert seen["losses"] == pytest.approx(losses, rel=LOSS_TOLERANCE[precision])
     assert seen["norms"] == pytest.approx(norms, rel=NORM_TOLERANCE[precision])
     assert seen["losses"][-1] < seen["losses"][0] - 0.5
     if precision == "fp32":  # in bf16 AdamW makes a large step of a gradient near zero, whatever its sign
         assert seen["weights"] == pytest.approx(weights, rel=1e-4, abs=1e-4)
-
-
-def test_stage_0_in_bf16_starts_from_the_weights_that_were_drawn() -> None:
-    """DeepSpeed's own bf16 optimizer at stage 0 takes a step, decay and all, before the first batch."""
-    first = run_worker(0, "bf16", 1)["losses"][0]
-    assert first == pytest.approx(plain_loop("bf16")[0][0], rel=1e-4)

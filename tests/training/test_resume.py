@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline.errors import InputError
 from processes import events, kill, metrics, started, thalweg, write_run
 from training import checkpoint
+from training.run_folder import RunFolder, read_lines
 
 
 @pytest.fixture
@@ -136,6 +138,8 @@ def test_a_checkpoint_is_named_checked_verified_and_generates(run: Path) -> None
     assert "00000.safetensors: has hash" in said
     _, said = thalweg("train", run, "train.tokens=3200", cwd=run.parent, code=2)
     assert "00000.safetensors: has hash" in said and "--resume RUN_DIR@STEP" in said
+    _, said = thalweg("generate", newest, "--prompt", "x", cwd=run.parent, code=2)
+    assert "00000.safetensors: has hash" in said
     (newest / "manifest.json").unlink()
     for arguments in (["generate", newest, "--prompt", "x"], ["verify", newest], ["train", run, "--resume", newest]):
         _, said = thalweg(*arguments, cwd=run.parent, code=2)
@@ -156,21 +160,68 @@ def test_weights_of_a_checkpoint_are_those_of_every_stage(run: Path) -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+def made_up(run_dir: Path, step: int, written: int) -> Path:
+    folder = run_dir / "checkpoints" / f"step-{step:07d}"
+    (folder / "weights").mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}")
+    os.utime(folder / "manifest.json", ns=(written, written))
+    return folder
+
+
+def steps(run_dir: Path) -> list[str]:
+    return sorted(path.name for path in (run_dir / "checkpoints").iterdir() if path.name != "latest")
+
+
 def test_checkpoints_are_kept_in_the_order_in_which_they_were_written(tmp_path: Path) -> None:
-    for time_written, step in enumerate((100, 200, 60), start=1):
-        folder = tmp_path / f"step-{step:07d}"
-        folder.mkdir()
-        (folder / "manifest.json").write_text("{}")
-        os.utime(folder / "manifest.json", ns=(time_written, time_written))
-    (tmp_path / ".step-0000300.partial").mkdir()
+    for written, step in enumerate((100, 200, 60), start=1):
+        made_up(tmp_path, step, written)
+    (tmp_path / "checkpoints" / ".step-0000300.partial").mkdir()
     checkpoint.prune(tmp_path, keep_last=2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-0000060", "step-0000200"]
+    assert steps(tmp_path) == ["step-0000060", "step-0000200"]
+
+
+def test_the_newest_checkpoint_is_kept_whatever_the_clocks_say(tmp_path: Path) -> None:
+    for written, step in ((9, 20), (1, 25)):
+        made_up(tmp_path, step, written)
+    (tmp_path / "checkpoints" / "latest").write_text("step-0000025\n")
+    checkpoint.prune(tmp_path, keep_last=1)
+    assert steps(tmp_path) == ["step-0000025"]
+
+
+def test_a_checkpoint_that_is_half_removed_is_invisible_and_goes_later(tmp_path: Path, monkeypatch) -> None:
+    def killed(path: Path, **_: object) -> None:
+        if path.exists():
+            raise KeyboardInterrupt
+
+    for written, step in enumerate((1, 2), start=1):
+        made_up(tmp_path, step, written)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(shutil, "rmtree", killed)
+        checkpoint.prune(tmp_path, keep_last=1)
+    assert [path.name for path in (tmp_path / "checkpoints").glob("step-*")] == ["step-0000002"]
+    checkpoint.prune(tmp_path, keep_last=1)
+    assert steps(tmp_path) == ["step-0000002"]
+
+
+@pytest.mark.parametrize("named", ["", "step-0000007", "../elsewhere"])
+def test_where_latest_names_nothing_the_last_one_written_counts(tmp_path: Path, named: str) -> None:
+    folder = made_up(tmp_path, 3, 1)
+    (tmp_path / "checkpoints" / "latest").write_text(named)
+    assert checkpoint.latest(tmp_path) == folder
+
+
+def test_one_run_at_a_time_writes_into_a_run_folder(tmp_path: Path) -> None:
+    first = RunFolder(tmp_path, writes=True)
+    with pytest.raises(InputError, match="another run is writing here"):
+        RunFolder(tmp_path, writes=True)
+    first.close()
+    RunFolder(tmp_path, writes=True).close()
 
 
 def test_half_a_line_of_a_killed_life_does_not_swallow_the_next(tmp_path: Path) -> None:
-    from training.run_folder import RunFolder, read_lines
-
-    RunFolder(tmp_path, writes=True).event("start", 0, 0)
+    first = RunFolder(tmp_path, writes=True)
+    first.event("start", 0, 0)
+    first.close()
     with (tmp_path / "events.jsonl").open("a") as file:
         file.write('{"time": 1, "eve')
     folder = RunFolder(tmp_path, writes=True)

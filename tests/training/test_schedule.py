@@ -11,7 +11,7 @@ G = 10**9
 
 
 def schedule(**given_fields: object) -> TrainConfig:
-    return TrainConfig.model_validate({"tokens": 1000, "batch_tokens": 10, "lr": 2.0} | given_fields)
+    return TrainConfig.model_validate({"tokens": 1000, "batch_tokens": 1, "lr": 2.0} | given_fields)
 
 
 GPT3 = schedule(tokens=300 * G, batch_tokens=2**19, lr=6e-4, warmup_tokens=375 * 10**6, decay_tokens=260 * G)
