@@ -1,6 +1,8 @@
+import os
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # Helpers that stand beside the tests; no package, so that tests/model never stands in for model.
@@ -9,3 +11,13 @@ for each in ("data_pipeline", "training"):
 
 settings.register_profile("thalweg", deadline=None, derandomize=True)
 settings.load_profile("thalweg")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real corpora for developers, which the repository does not hold."""
+    repository = Path(__file__).parents[1]
+    folder = Path(os.environ.get("THALWEG_DATA", repository.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("needs real corpora: put them into ../shared/data, or name their folder in THALWEG_DATA")
+    return folder

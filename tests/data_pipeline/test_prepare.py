@@ -30,10 +30,12 @@ from corpora import (
     write_members,
 )
 from data_pipeline.config import FileSource, Recipe
+from data_pipeline.documents import read_documents
 from data_pipeline.errors import InputError
 from data_pipeline.manifest import Manifest, verify_folder
 from data_pipeline.prepare import prepare
-from data_pipeline.tokenizer import END_OF_TEXT
+from data_pipeline.tokenise import group_files
+from data_pipeline.tokenizer import END_OF_TEXT, Encoder
 
 LITERAL = f"A literal {END_OF_TEXT} in a text is text."
 
@@ -252,6 +254,68 @@ def test_changed_file_is_read_again(tmp_path: Path) -> None:
     pages_warc(tmp_path / "0.warc.gz", 12)
     broken.write_bytes(whole)
     assert prepare(recipe(sources), out, 1).sources["web"].documents == 22
+
+
+def test_damage_that_was_kept_is_not_kept_any_more_when_it_is_an_error(tmp_path: Path) -> None:
+    for n in range(2):
+        pages_warc(tmp_path / f"{n}.warc.gz", 10)
+    for n, cut in ((0, 20), (1, 0)):
+        path = tmp_path / f"{n}.warc.gz"
+        path.write_bytes(path.read_bytes()[: len(path.read_bytes()) - cut])
+    sources = {"web": {"kind": "warc", "paths": [tmp_path / "*.warc.gz"]}}
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="no tokenizer"):
+        prepare(recipe(sources, damaged_files="keep", tokenizer={"path": tmp_path / "0.warc.gz"}), out, 1)
+    with pytest.raises(InputError, match=r"0\.warc\.gz: breaks off"):
+        prepare(recipe(sources, tokenizer={"path": tmp_path / "0.warc.gz"}), out, 1)
+
+
+def test_a_refetched_file_of_the_same_size_is_read_again(tmp_path: Path) -> None:
+    path, bad = tmp_path / "a.txt", tmp_path / "bad.json"
+    bad.write_text("{}")
+    sources, out = {"books": {"kind": "books", "paths": [path]}}, tmp_path / "out"
+    for at, text in enumerate(("an old text\n" * 50, "a new text!\n" * 50)):
+        path.write_text(text)
+        os.utime(path, ns=(at, at))
+        with pytest.raises(InputError, match="no tokenizer"):
+            prepare(recipe(sources, tokenizer={"path": bad}), out, 1)
+        [(read, _)] = read_documents(out / ".work/documents/books/00000.jsonl.zst")
+        assert read == text.strip()
+
+
+def test_a_folder_that_is_named_on_two_ways_counts_once(tmp_path: Path) -> None:
+    (tmp_path / "books").mkdir()
+    for n in range(3):
+        (tmp_path / "books" / f"{n}.txt").write_text(prose(n, 300))
+    twice = {"books": {"kind": "books", "paths": [tmp_path / "books", tmp_path / "books" / ".." / "books"]}}
+    assert prepare(recipe(twice), tmp_path / "out", 1).sources["books"].read == 3
+
+
+def test_a_shard_that_was_moved_and_lost_is_not_taken_for_there(
+    sources: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, out = recipe({"rows": sources["rows"]}), tmp_path / "out"
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(Manifest, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        prepare(wanted, out, 1)
+    (out / "rows/train/00000.tokens").unlink()
+    with pytest.raises(InputError, match=r"00000\.tokens: was made and is lost"):
+        prepare(wanted, out, 1)
+
+
+def test_small_files_share_a_shard_and_large_ones_do_not(tmp_path: Path) -> None:
+    files = [(tmp_path / f"{n}", size) for n, size in enumerate([10, 10, 10, 500, 10])]
+    groups = group_files("web", files, shard_tokens=10, out=tmp_path / "out")
+    assert [[file.name for file in group.files] for group in groups] == [["0", "1", "2"], ["3"], ["4"]]
+
+
+def test_the_encoder_is_proved_in_every_task(
+    sources: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proved: list[int] = []
+    monkeypatch.setattr(Encoder, "prove", lambda _self, texts, ids: proved.append(len(texts)))
+    prepare(recipe({"rows": sources["rows"], "web": sources["web"]}), tmp_path / "out", 1)
+    assert len(proved) == 2 and min(proved) > 10
 
 
 def test_what_is_missing_is_said_at_once_before_anything_starts(tmp_path: Path) -> None:

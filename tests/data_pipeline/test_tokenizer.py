@@ -116,6 +116,20 @@ def test_difference_falls_back_and_names_the_document(trained: Path, caplog: pyt
     assert [ids.tolist() for ids in encode(["one"])] == [reference(trained, "one")]
 
 
+def test_the_slow_way_takes_special_tokens_as_text_too(trained: Path) -> None:
+    encoder = Encoder(trained)
+    encoder._fast = None
+    [ids] = encoder.encode([f"a {END_OF_TEXT} b"])
+    assert encoder.end_of_text not in ids.tolist() and len(ids) > 3
+
+
+def test_the_vocabulary_ends_behind_the_largest_id(trained: Path, tmp_path: Path) -> None:
+    description = json.loads(trained.read_text())
+    description["model"]["vocab"]["unused"] = 70_000
+    (tmp_path / "tokenizer.json").write_text(json.dumps(description))
+    assert Encoder(tmp_path / "tokenizer.json").vocab_size == 70_001
+
+
 def test_added_tokens_that_are_not_special_are_kept(trained: Path, tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_file(str(trained))
     tokenizer.add_tokens(["zzyzx"])

