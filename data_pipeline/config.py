@@ -59,6 +59,10 @@ class TokenizerConfig(Section):
         return self
 
 
+SAMPLE_KINDS = {"package_descriptions": "warc", "language_reference": "mediawiki", "docstrings": "books"}
+"""The container that each sample is put into."""
+
+
 class FileSource(Section):
     """A corpus in files of a container format that holds whole documents."""
 
@@ -74,6 +78,8 @@ class FileSource(Section):
     def _paths_or_sample(self) -> "FileSource":
         if bool(self.paths) == (self.sample is not None):
             raise ValueError("give either paths or sample")
+        if self.sample is not None and self.kind != SAMPLE_KINDS[self.sample]:
+            raise ValueError(f"sample {self.sample} is of kind {SAMPLE_KINDS[self.sample]}, not {self.kind}")
         return self
 
 
@@ -121,6 +127,8 @@ class Recipe(Section):
         for name in self.sources:
             if not name.replace("_", "").replace("-", "").isalnum() or not name.isascii():
                 raise ValueError(f"sources.{name}: a source is named by letters, digits, - and _")
+        if len({name.lower() for name in self.sources}) < len(self.sources):
+            raise ValueError("sources: two names differ in upper and lower case alone; some disks take them for one")
         return self
 
 

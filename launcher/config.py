@@ -84,6 +84,10 @@ def _explain(model: type[BaseModel], error: Any) -> str:
         nearest = difflib.get_close_matches(keys[-1], valid, n=1, cutoff=0.5)
         mend = f"did you mean {nearest[0]}?" if nearest else f"valid here: {', '.join(valid)}"
         return f"{dotted}: is no known key; {mend}"
+    if error["type"] == "union_tag_not_found":
+        return f"{dotted}.kind: is missing"
+    if error["type"] == "union_tag_invalid":
+        return f"{dotted}.kind: is {error['ctx']['tag']!r}; valid are {error['ctx']['expected_tags']}"
     if error["type"] == "missing":
         return f"{dotted}: is missing"
     if error["type"] == "string_type":

@@ -264,8 +264,8 @@ def test_value_over_several_lines_is_told_in_one(write: Any) -> None:
         ("{kind: jsonl, paths: []}", "sources.a.paths"),
         ("{kind: jsonl, paths: [5]}", "sources.a.paths.0"),
         ("{kind: hub}", "sources.a.dataset"),
-        ("{paths: [x]}", "sources.a"),
-        ("{kind: tar, paths: [x]}", "sources.a"),
+        ("{paths: [x]}", "sources.a.kind"),
+        ("{kind: tar, paths: [x]}", "sources.a.kind"),
         ("5", "sources.a"),
     ],
 )

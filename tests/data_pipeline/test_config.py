@@ -1,0 +1,35 @@
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from data_pipeline.config import DataConfig, Recipe
+
+TOKENIZER = {"train": {"vocab_size": 300}}
+BOOKS = {"kind": "books", "paths": ["x.txt"]}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ({"tokenizer": TOKENIZER, "sources": {"a": BOOKS, "A": BOOKS}}, "upper and lower case alone"),
+        ({"tokenizer": TOKENIZER, "sources": {"a/b": BOOKS}}, "named by letters, digits"),
+        (
+            {"tokenizer": TOKENIZER, "sources": {"a": {"kind": "wet", "sample": "docstrings"}}},
+            "kind books, not wet",
+        ),
+        ({"tokenizer": TOKENIZER, "sources": {"a": {"kind": "wet"}}}, "give either paths or sample"),
+        ({"tokenizer": {**TOKENIZER, "hub": "x"}, "sources": {"a": BOOKS}}, "not hub and train"),
+        ({"tokenizer": {}, "sources": {"a": BOOKS}}, "not none"),
+    ],
+)
+def test_recipes_that_cannot_be_are_refused(recipe: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Recipe.model_validate(recipe)
+
+
+def test_a_run_names_a_folder_or_a_recipe() -> None:
+    with pytest.raises(ValidationError, match="give path"):
+        DataConfig.model_validate({"mixture": {"a": 1}})
+    data = DataConfig.model_validate({"prepare": "recipes/mine.yaml", "mixture": {"a": 1}})
+    assert data.folder.parts[-2:] == ("prepared", "mine")
