@@ -4,6 +4,13 @@ import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from tarfile import (  # type: ignore[attr-defined]
+    EmptyHeaderError,
+    InvalidHeaderError,
+    TarFile,
+    TruncatedHeaderError,
+)
+from typing import Self
 
 from datatrove.data import Document
 from resiliparse.parse.encoding import detect_encoding
@@ -17,10 +24,11 @@ SUFFIXES = (".txt", ".md")
 """Members of an archive with other suffixes (lists of contents, pictures) are not books."""
 
 _START = re.compile(
-    r"^\*{3} ?START OF (?:THE|THIS) PROJECT GUTENBERG.*?\*{3}[^\n]*\n"
+    r"^\*{3} ?START OF (?:THE|THIS) PROJECT GUTENBERG(?:[^\n]*\n){0,2}?[^\n]*?\*{3}[^\n]*\n"
+    r"|^\*{3} ?START OF[^\n]*PROJECT GUTENBERG[^\n]*\n"
     r"|^\*END\*? ?THE SMALL PRINT!?[^\n]*\n"
     r"|^\*{3} ?END\*? ?THE SMALL PRINT[^\n]*\n",
-    re.MULTILINE | re.IGNORECASE | re.DOTALL,
+    re.MULTILINE | re.IGNORECASE,
 )
 _END = re.compile(
     r"^[ \t]*(?:\*{3} ?END OF (?:THE|THIS) PROJECT GUTENBERG"
@@ -33,6 +41,19 @@ _HEAD = 60_000
 """Characters at either end of a book among which the marks of its envelope are looked for."""
 
 
+class _Member(tarfile.TarInfo):
+    """The header of a member. tarfile takes one that is missing, cut or broken for the archive's end."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: TarFile) -> Self:
+        try:
+            return super().fromtarfile(tarfile)
+        except (EmptyHeaderError, TruncatedHeaderError):
+            raise EOFError("ends without the archive's end") from None
+        except InvalidHeaderError as error:
+            raise EOFError(f"is no tar archive from here on ({error})") from None
+
+
 def read(path: Path, source: FileSource) -> Iterator[Item]:
     """One item a book."""
     with open_file(path) as stream:
@@ -40,12 +61,13 @@ def read(path: Path, source: FileSource) -> Iterator[Item]:
             yield _book(stream.read(), "", 0)
             return
         try:
-            with tarfile.open(fileobj=stream, mode="r|") as archive:
+            with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive:
                 for member in archive:
-                    content = archive.extractfile(member) if member.name.endswith(SUFFIXES) else None
+                    wanted = member.isreg() and member.name.endswith(SUFFIXES)
+                    content = archive.extractfile(member) if wanted else None
                     if content is not None:
                         yield _book(content.read(), member.name, member.offset_data)
-        except tarfile.ReadError as error:
+        except tarfile.TarError as error:
             raise EOFError(str(error)) from None
 
 
@@ -60,7 +82,10 @@ def _book(data: bytes, id: str, offset: int) -> Item:
 
 def _look_alikes(data: bytes) -> Iterator[str | None]:
     """What the bytes look like, where enough of them are not ASCII to show it; else the West is the safe guess."""
-    if len(data) - len(data.decode("ascii", "ignore")) > len(data) / 100:
+    beyond_ascii = len(data) - len(data.decode("ascii", "ignore"))
+    if data.decode("utf-8", "replace").count("\ufffd") * 20 < beyond_ascii:
+        yield "utf-8"
+    if beyond_ascii > len(data) / 100:
         yield detect_encoding(data)
     yield "cp1252"
 

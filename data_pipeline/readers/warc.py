@@ -33,7 +33,7 @@ def _page(record: Record) -> Item:
         return Drop("status_not_200")
     if (response.http_content_type or "").lower() not in _HTML:
         return Drop("not_html")
-    html = decode(body, _encodings(body, response.http_charset))
+    html = _decoded(body, response.http_charset)
     if html is None:
         return Drop("undecodable")
     text = extract_plain_text(html, main_content=True, alt_texts=False).strip()
@@ -56,6 +56,15 @@ def _response(record: Record) -> tuple[WarcRecord | None, bytes]:
         except (OSError, ValueError):
             continue
     return None, b""
+
+
+def _decoded(body: bytes, declared: str | None) -> str | None:
+    """The text of a page. What is UTF-8 without a fault is nothing else, whatever its header declares.
+
+    ASCII is left to what is declared: ISO-2022-JP and its like hide behind it.
+    """
+    surely = [by_mark(body), None if body.isascii() else "utf-8"]
+    return decode(body, surely, most_bad=0) or decode(body, _encodings(body, declared))
 
 
 def _encodings(body: bytes, declared: str | None) -> Iterator[str | None]:

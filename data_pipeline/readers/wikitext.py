@@ -19,6 +19,8 @@ _TEMPLATE = re.compile(r"\{\{(?:[^{}]|(?<!\{)\{(?!\{)|(?<!\})\}(?!\}))*\}\}")
 _TABLE = re.compile(r"^[ \t:]*\{\|(?:(?!\{\||^[ \t]*\|\}).)*^[ \t]*\|\}", re.DOTALL | re.MULTILINE)
 _ARGUMENT = re.compile(r"\|(?![^\[\]]*\]\])")
 _SHOWN_TEMPLATES = frozenset({"lang", "nowrap", "transl", "nobr", "small", "em", "strong"})
+_RANGES = frozenset({"to", "-", "–", "and", "or", "by", "x"})
+_NAMED = re.compile(r"\s*[^=\[\]<>{}]*=")
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 _MARKS = re.compile(r"'{2,5}|__[A-Z]+__")
 _INTERLANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z-]+)?:")
@@ -88,15 +90,26 @@ class Wikitext:
         return self._render(node.text) if node.text else target.removeprefix(":")
 
 
+def _shown(match: re.Match[str]) -> str:
+    """What a template shows that stands in the middle of a sentence; nothing of all others, and of tables."""
+    name, *arguments = _ARGUMENT.split(match[0][2:-2])
+    values = [each.strip() for each in arguments if not _NAMED.match(each)]
+    name = name.strip().lower()
+    if not values:
+        return ""
+    if name in _SHOWN_TEMPLATES:
+        return values[-1]
+    if name in ("convert", "cvt"):  # {{convert|5|km|mi}}, {{convert|5|to|9|km}}
+        return " ".join(values[: 4 if values[1:2] and values[1] in _RANGES else 2])
+    if name in ("circa", "c."):
+        return f"c. {values[0]}"
+    return values[0] if name == "val" else ""
+
+
 def _remove_nested(pattern: re.Pattern[str], source: str) -> str:
-    """Removes what matches, from the inside out; a few templates are there only to mark up their last argument."""
-
-    def shown(match: re.Match[str]) -> str:
-        parts = _ARGUMENT.split(match[0][2:-2])
-        return parts[-1] if len(parts) > 1 and parts[0].strip().lower() in _SHOWN_TEMPLATES else ""
-
+    """Removes what matches, from the inside out, but for what a few templates show."""
     while True:
-        source, count = pattern.subn(shown, source)
+        source, count = pattern.subn(_shown, source)
         if not count:
             return source
 

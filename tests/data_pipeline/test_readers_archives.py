@@ -129,6 +129,15 @@ UMLAUTS = "Über größere Wälder zog der Föhn. " * 20
             "text/html; charset=Shift_JIS",
             "東京は夜の七時です。" * 20,
         ),
+        (page("東京は夜の七時です。" * 20).decode().encode("euc_jp"), "text/html", "東京は夜の七時です。" * 20),
+        (
+            page("東京は夜の七時です。" * 20).decode().encode("iso2022_jp"),
+            "text/html; charset=ISO-2022-JP",
+            "東京は夜の七時です。" * 20,
+        ),
+        (page(UMLAUTS), "text/html; charset=windows-1251", UMLAUTS),
+        (b'<meta charset="iso-8859-1">' + page(UMLAUTS), "text/html", UMLAUTS),
+        (page(UMLAUTS * 3).replace(b"</p>", b"\xff</p>"), "text/html; charset=utf-8", UMLAUTS * 3 + "\ufffd"),
     ],
 )
 def test_encodings(tmp_path: Path, body: bytes, content_type: str, expected: str) -> None:

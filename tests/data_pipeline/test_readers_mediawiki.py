@@ -83,6 +83,8 @@ def test_cut_bz2_is_damage(tmp_path: Path) -> None:
         ("Greek ({{lang|el|[[ἄμμος|άμμος]]}}, {{IPA|x}})", "Greek (άμμος, )"),
         ("<nowiki>'''[[a]] {{b}} &lt;ref> &amp;amp;</nowiki>", "'''[[a]] {{b}} <ref> &amp;"),
         ("a &amp; b&nbsp;c &#55296;", "a & b\xa0c \ufffd"),
+        ("an area of {{convert|5|km2|abbr=on}}, or {{cvt|5|to|9|mi|km}}", "an area of 5 km2, or 5 to 9 mi"),
+        ("{{circa|1500}}, {{val|2.5|u=m}}, {{lang|el|λ|italic=no}}", "c. 1500, 2.5, λ"),
         ("<math>{{x}}</math>a<br/>b<sub>2</sub>", "a\nb2"),
     ],
 )
