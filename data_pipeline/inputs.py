@@ -50,11 +50,11 @@ class Inputs:
         step = BOOKS_PER_TASK if self.config.kind == "books" else 1
         return [Task(self.source, self.config, self.files[at : at + step]) for at in range(0, len(self.files), step)]
 
-    def names_and_sizes(self) -> list[tuple[str, int]]:
-        """What the recipe's hash knows of the files; empty where they are made or fetched here."""
-        if isinstance(self.config, HubSource) or getattr(self.config, "sample", None):
-            return []
-        return [(name, path.stat().st_size) for path, name in self.files]
+    @property
+    def found_files(self) -> tuple[tuple[Path, str], ...]:
+        """The files that were there before; none where they are made or fetched here."""
+        made_here = isinstance(self.config, HubSource) or getattr(self.config, "sample", None)
+        return () if made_here else self.files
 
 
 def find(recipe: Recipe, work: Path) -> list[Inputs]:
@@ -125,15 +125,15 @@ def plan_of(recipe: Recipe, inputs: Sequence[Inputs]) -> dict[str, Any]:
 
 def sizes_of(inputs: Sequence[Inputs]) -> dict[str, list[tuple[str, int]]]:
     """Names and sizes of the input files by source."""
-    return {each.source: each.names_and_sizes() for each in inputs}
+    return {each.source: [(name, path.stat().st_size) for path, name in each.found_files] for each in inputs}
 
 
 def state_of(inputs: Sequence[Inputs]) -> dict[str, dict[str, list[int]]]:
     """Size and time of change of the input files by source and name: what was made of others is made again."""
     state: dict[str, dict[str, list[int]]] = {}
     for each in inputs:
-        files = each.files if each.names_and_sizes() else ()
-        state[each.source] = {name: [path.stat().st_size, path.stat().st_mtime_ns] for path, name in files}
+        stats = {name: path.stat() for path, name in each.found_files}
+        state[each.source] = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
     return state
 
 

@@ -122,6 +122,7 @@ class Stream:
                     f"data.mixture.{source.name}: has {source.tokens} tokens in {folder}, too few for one sequence "
                     f"of n_ctx + 1 = {n_ctx + 1}; give it more data, a smaller n_ctx or the weight 0"
                 )
+        self._windows = np.array([max(source.windows, 1) for source in self.sources], dtype=np.int64)
         self._permutations: dict[tuple[int, int], Permutation] = {}
         _allow_open_files(sum(len(source.entries) for source in self.sources))
 
@@ -148,8 +149,7 @@ class Stream:
     def locate(self, positions: Index) -> Located:
         """Source, epoch and window of each position [N], by arithmetic alone."""
         source, ordinal = self.mixture.locate(positions)
-        sizes = np.array([max(each.windows, 1) for each in self.sources], dtype=np.int64)
-        epoch, within = np.divmod(ordinal, sizes[source])
+        epoch, within = np.divmod(ordinal, self._windows[source])
         window = np.empty_like(within)
         for each, turn in np.unique(np.stack([source, epoch]), axis=1).T.tolist():
             chosen = (source == each) & (epoch == turn)

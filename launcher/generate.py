@@ -2,7 +2,6 @@
 
 from tokenizers import Tokenizer
 
-from data_pipeline.errors import InputError
 from data_pipeline.tokenizer import END_OF_TEXT
 from model.generate import generate
 from training import checkpoint
@@ -11,8 +10,6 @@ from training import checkpoint
 def generate_text(name: str, prompt: str, max_tokens: int, temperature: float, top_p: float, seed: int) -> str:
     """What the network of a checkpoint adds to `prompt`; end-of-text ends it and is not shown."""
     folder = checkpoint.find(name)
-    if faults := checkpoint.verify(folder):
-        raise InputError(f"{faults[0]}; restore the checkpoint or use another")
     network = checkpoint.open_network(folder)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.encode_special_tokens = True

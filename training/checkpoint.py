@@ -187,8 +187,12 @@ def _remove(folder: Path) -> None:
 
 
 def open_network(folder: Path) -> GPT:
-    """The network of a checkpoint, in fp32 on the CPU, without an engine and without unpickling anything."""
-    CheckpointManifest.load(folder)
+    """The network of a checkpoint, in fp32 on the CPU, without an engine and without unpickling anything.
+
+    Raises InputError where any file of the checkpoint is not what its manifest says.
+    """
+    if faults := verify(folder):
+        raise InputError(f"{faults[0]}; restore the checkpoint or use another")
     network = GPT(ModelConfig.model_validate_json((folder / "model.json").read_text()))
     weights: dict[str, Tensor] = {}
     for path in sorted((folder / "weights").glob("*.safetensors")):

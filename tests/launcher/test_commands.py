@@ -7,13 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from processes import environment, events, metrics, started, thalweg, write_run
+from processes import environment, events, metrics, started, thalweg, wait_for, write_run
 
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="finds processes through /proc")
 
@@ -39,7 +38,7 @@ def test_only_what_works_is_listed(tmp_path: Path) -> None:
 
 def test_help_answers_without_loading_torch(tmp_path: Path) -> None:
     script = "import sys, launcher.cli; sys.exit(bool({'torch', 'deepspeed', 'datatrove'} & set(sys.modules)))"
-    subprocess.run([sys.executable, "-P", "-c", script], cwd=tmp_path, check=True)
+    assert subprocess.run([sys.executable, "-P", "-c", script], cwd=tmp_path, check=False).returncode == 0
 
 
 def test_mistakes_are_told_together_a_line_each_with_exit_code_2(run: Path) -> None:
@@ -128,9 +127,7 @@ def test_no_compiler_is_needed(run: Path, tmp_path: Path) -> None:
 def test_when_a_rank_is_killed_all_end_and_it_is_named(run: Path) -> None:
     run_dir = run.parent / "runs" / "t"
     with started("launch", run, "--processes", 2, "train.tokens=100M", cwd=run.parent) as process:
-        while not (run_dir / "metrics.jsonl").exists():
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.05)
+        wait_for((run_dir / "metrics.jsonl").exists, process)
         ranks = ranks_of(process.pid)
         assert sorted(ranks) == [0, 1]
         os.kill(ranks[1], signal.SIGKILL)
@@ -204,9 +201,7 @@ def test_the_metrics_have_fewer_lines_when_asked_but_lose_nothing(run: Path) -> 
 def test_when_the_launcher_is_killed_its_ranks_end(run: Path) -> None:
     run_dir = run.parent / "runs" / "t"
     with started("launch", run, "--processes", 2, "train.tokens=100M", cwd=run.parent) as process:
-        while not (run_dir / "metrics.jsonl").exists():
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.05)
+        wait_for((run_dir / "metrics.jsonl").exists, process)
         ranks = [psutil.Process(pid) for pid in ranks_of(process.pid).values()]
         process.kill()
         assert not psutil.wait_procs(ranks)[1]

@@ -329,7 +329,8 @@ def test_empty_mixture_is_named(write: Any, wrong: str) -> None:
 
 @pytest.mark.parametrize("seed", [0, 2**64 - 1])
 def test_seed_is_one_of_torchs(write: Any, seed: int) -> None:
-    torch.Generator().manual_seed(load_run(write(RUN), [f"seed={seed}"]).seed)
+    generator = torch.Generator().manual_seed(load_run(write(RUN), [f"seed={seed}"]).seed)
+    assert generator.initial_seed() == seed
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64])

@@ -5,7 +5,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -66,6 +67,13 @@ def started(*arguments: object, cwd: Path, **variables: str) -> Iterator[subproc
     finally:
         kill(process)
         process.communicate()
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Returns once `condition` holds. Fails if the process ends before."""
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.0005)
 
 
 def kill(process: subprocess.Popen[str]) -> None:

@@ -3,13 +3,12 @@
 import json
 import os
 import shutil
-import time
 from pathlib import Path
 
 import pytest
 
 from data_pipeline.errors import InputError
-from processes import events, kill, metrics, started, thalweg, write_run
+from processes import events, kill, metrics, started, thalweg, wait_for, write_run
 from training import checkpoint
 from training.run_folder import RunFolder, read_lines
 
@@ -54,12 +53,6 @@ def test_the_first_hundred_batches_are_the_same_for_any_processes_micro_batch_an
     assert sorted(hashes) == list(range(1, 101))
     assert all(len(each) == 1 for each in hashes.values())
     assert len(set.union(*hashes.values())) == 100
-
-
-def wait_for(condition, process) -> None:
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.0005)
 
 
 @pytest.mark.slow
