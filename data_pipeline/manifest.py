@@ -7,8 +7,9 @@ from pathlib import Path
 import xxhash
 from pydantic import BaseModel, ValidationError
 
+from data_pipeline.durable import write_whole
 from data_pipeline.errors import InputError
-from data_pipeline.shards import FileEntry, ShardEntry, to_disk
+from data_pipeline.shards import FileEntry, ShardEntry
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "validation")
@@ -62,11 +63,7 @@ class Manifest(BaseModel):
 
     def save(self, folder: Path) -> None:
         """Writes `manifest.json` so that it is either whole or not there."""
-        partial = folder / ".manifest.json.partial"
-        partial.write_text(self.model_dump_json(indent=1) + "\n")
-        to_disk(partial)
-        partial.replace(folder / "manifest.json")
-        to_disk(folder)
+        write_whole(folder / "manifest.json", self.model_dump_json(indent=1) + "\n")
 
     def shards(self) -> Iterator[ShardEntry]:
         """Every shard of every source and split."""

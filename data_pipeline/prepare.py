@@ -25,12 +25,13 @@ from filelock import FileLock
 from data_pipeline import sample
 from data_pipeline.config import FileSource, Recipe
 from data_pipeline.documents import DropEmpty, WriteDocuments, read_documents
+from data_pipeline.durable import to_disk, write_whole
 from data_pipeline.errors import InputError
 from data_pipeline.executor import Stage
 from data_pipeline.inputs import Inputs, find, plan_of, recipe_hash, state_of
 from data_pipeline.manifest import SPLITS, Manifest, SourceEntry, TokenizerEntry
 from data_pipeline.reading import ReadFiles, Task
-from data_pipeline.shards import SUFFIXES, FileEntry, ShardEntry, to_disk
+from data_pipeline.shards import SUFFIXES, FileEntry, ShardEntry
 from data_pipeline.tokenise import Group, Tokenise, entries_of, group_files
 
 log = logging.getLogger("thalweg.prepare")
@@ -251,9 +252,7 @@ def _written_once(path: Path, value: Any) -> Any:
 
 
 def _write(path: Path, value: object) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value))
-    partial.replace(path)
+    write_whole(path, json.dumps(value))
 
 
 def _remove(path: Path) -> None:

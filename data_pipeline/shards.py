@@ -9,7 +9,6 @@ Files are written under a temporary name and renamed, so that a file that is the
 """
 
 import mmap
-import os
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 import xxhash
 from pydantic import BaseModel
 
+from data_pipeline.durable import to_disk
 from data_pipeline.errors import InputError
 
 BLOCK = 2**20
@@ -76,15 +76,6 @@ def block_checksums(data: memoryview) -> npt.NDArray[np.uint32]:
     """CRC-32C of each block of `data`, the last one being shorter."""
     starts = range(0, len(data), BLOCK)
     return np.array([google_crc32c.value(bytes(data[at : at + BLOCK])) for at in starts], dtype="<u4")
-
-
-def to_disk(path: Path) -> None:
-    """Forces a file, or the names in a folder, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class ShardWriter:

@@ -20,8 +20,9 @@ from pydantic import BaseModel, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from data_pipeline.durable import to_disk, write_whole
 from data_pipeline.errors import InputError
-from data_pipeline.shards import FileEntry, to_disk
+from data_pipeline.shards import FileEntry
 from data_pipeline.stream import StreamState
 from model.config import ModelConfig
 from model.gpt import GPT
@@ -138,14 +139,12 @@ def save(run: Run, describing: Describing) -> Path:
             data_manifest=run.stream.manifest_hash,
             files=files,
         )
-        _write(partial / "manifest.json", manifest.model_dump_json(indent=1))
+        write_whole(partial / "manifest.json", manifest.model_dump_json(indent=1))
         if final.exists():
             _remove(final)
         partial.replace(final)
         to_disk(final.parent)
-        _write(final.with_name(".latest.partial"), final.name + "\n")
-        final.with_name(".latest.partial").replace(final.with_name("latest"))
-        to_disk(final.parent)
+        write_whole(final.with_name("latest"), final.name + "\n")
     dist.barrier()
     return final
 
@@ -249,8 +248,3 @@ def _describe_files(folder: Path, engine: Engine) -> dict[str, FileEntry]:
         to_disk(path)
         entries[str(path.relative_to(folder))] = FileEntry.of(path)
     return {name: entry for part in gather_objects(entries) for name, entry in sorted(part.items())}
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)
-    to_disk(path)

@@ -12,6 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from data_pipeline.durable import write_whole
 from data_pipeline.errors import InputError
 
 PACKAGES = ("thalweg", "torch", "deepspeed", "accelerate", "datatrove", "tokenizers", "numpy")
@@ -88,10 +89,8 @@ class RunFolder:
         """Writes config.yaml and environment.json."""
         if self._writes:
             text = json.dumps(environment(world_size) | {"life": self.life}, indent=1)
-            for name, content in (("config.yaml", config_yaml), ("environment.json", text + "\n")):
-                partial = self.path / f".{name}.partial"
-                partial.write_text(content, encoding="utf-8")
-                partial.replace(self.path / name)
+            write_whole(self.path / "config.yaml", config_yaml)
+            write_whole(self.path / "environment.json", text + "\n")
 
     def event(self, event: str, step: int, tokens: int, **details: Any) -> None:
         """Appends a line to events.jsonl."""
