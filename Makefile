@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+BENCH := .bench-venv
+BENCH_INSTALLED := $(BENCH)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup smoke test test-fast lint types format reference clean
+.PHONY: help setup smoke test test-fast lint types format reference bench-env bench clean
 
 help: ## What the targets do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,8 +40,19 @@ format: setup ## Mend what the linter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-reference: setup ## Write docs/configuration.md anew from the configuration models
+reference: setup ## Write docs/configuration.md and docs/parameters.md anew
 	$(BIN)/python -P -m launcher.reference > docs/configuration.md
+	$(BIN)/python -P -m launcher.parameter_table > docs/parameters.md
+
+bench-env: $(BENCH_INSTALLED) ## Create .bench-venv with the trainers whose requirements clash with ours
+
+$(BENCH_INSTALLED): benchmarks/requirements.txt
+	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	touch $@
+
+bench: setup bench-env ## Training steps against other trainers, into benchmarks/results; on a quiet machine
+	$(BIN)/python benchmarks/step.py --out benchmarks/results
 
 clean: ## Remove the environment and caches; runs/ and prepared/ stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis thalweg.egg-info
+	rm -rf $(VENV) $(BENCH) .mypy_cache .pytest_cache .ruff_cache .hypothesis thalweg.egg-info

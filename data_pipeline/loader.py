@@ -55,10 +55,11 @@ class Deal:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One forward: `tokens` [B, T + 1] and `weights` [B], which are 0 for filler and 1 otherwise."""
+    """One forward: `tokens` [B, T + 1], `weights` [B], which are 0 for filler and 1 otherwise, and stream positions."""
 
     tokens: torch.Tensor
     weights: torch.Tensor
+    positions: list[int]
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,11 @@ class Loader:
         weights = np.zeros(self._deal.slots, dtype=np.float32)
         self._stream.read(located, tokens[:real])
         weights[:real] = 1
+        positions = located.position.tolist() + [0] * (self._deal.slots - real)
         hashes = [token_hash(row) for row in tokens[:real]]
         micro_batches = [
-            MicroBatch(torch.from_numpy(tokens[each]), torch.from_numpy(weights[each])) for each in self._deal.forwards
+            MicroBatch(torch.from_numpy(tokens[each]), torch.from_numpy(weights[each]), positions[each])
+            for each in self._deal.forwards
         ]
         return RankBatch(self._deal.sequences, located, hashes, micro_batches, state)
 

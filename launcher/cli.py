@@ -37,6 +37,13 @@ CheckpointName = Annotated[
     str, typer.Argument(metavar="CHECKPOINT", help="Its folder, RUN_DIR@latest or RUN_DIR@STEP.")
 ]
 
+ComparedText = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Text to compare on; by default some of Python's documentation.")
+]
+Tolerance = Annotated[
+    float, typer.Option(min=0, help="Largest difference of the logits, relative to their standard deviation.")
+]
+
 
 @app.command(epilog="Example: thalweg prepare configs/data/sample.yaml --out prepared/sample")
 def prepare(
@@ -97,16 +104,69 @@ def launch(
 @app.command(epilog='Example: thalweg generate runs/smoke@latest --prompt "The" --max-tokens 50 --seed 1')
 def generate(
     checkpoint: CheckpointName,
-    prompt: Annotated[str, typer.Option(help="Text to go on from.")],
+    prompt: Annotated[list[str], typer.Option(help="Text to go on from; may be given several times.")],
     max_tokens: Annotated[int, typer.Option(min=1, help="At most so many tokens.")] = 100,
-    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token each time.")] = 1.0,
-    top_p: Annotated[float, typer.Option(min=0, max=1, help="Keep the likeliest tokens up to this probability.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="0 takes the likeliest token each time; 1 by default.")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Keep the so many likeliest tokens.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Keep the likeliest tokens up to this probability.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Same seed, same text; 0 by default.")] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Texts for each prompt, sample i with seed + i; 1 by default.")
+    ] = None,
+    beams: Annotated[
+        int | None, typer.Option(min=1, help="Search for a likely text, so many at a time, instead of sampling.")
+    ] = None,
+    length_penalty: Annotated[
+        float | None, typer.Option(min=0, help="Of --beams: the higher, the longer the text; 0.6 by default.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
-    """Print the prompt and sampled text that continues it."""
-    from launcher.generate import generate_text
+    """Print prompts, each with text that continues it: sampled, or found by beam search."""
+    from dataclasses import asdict
 
-    print(prompt + generate_text(checkpoint, prompt, max_tokens, temperature, top_p, seed))
+    from launcher.generate import method, printed, write
+
+    drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "samples": samples}
+    texts = write(checkpoint, prompt, max_tokens, method(beams, length_penalty, **drawing))
+    print(json.dumps({"texts": [asdict(text) for text in texts]}) if as_json else printed(texts))
+
+
+@app.command("export", epilog="Example: thalweg export runs/smoke@latest exported/smoke")
+def export_folder(
+    checkpoint: CheckpointName,
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write; not there yet, or empty.")],
+    text: ComparedText = None,
+    tolerance: Tolerance = 1e-4,
+    max_shard_size: Annotated[str, typer.Option(help="Bytes of a file of weights, such as 5G or 512Mi.")] = "5G",
+) -> None:
+    """Write a folder that Hugging Face transformers loads, and check that it computes the same."""
+    from launcher.exchange import export_checkpoint
+    from launcher.logs import log_to_stderr
+
+    log_to_stderr()
+    print(export_checkpoint(checkpoint, out, text, tolerance, max_shard_size))
+
+
+@app.command("import", epilog="Example: thalweg import gpt2/ imported/gpt2")
+def import_folder(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of Hugging Face transformers.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The checkpoint to write; not there yet, or empty.")],
+    text: ComparedText = None,
+    tolerance: Tolerance = 1e-4,
+) -> None:
+    """Make a checkpoint of a GPT-2, GPT-Neo or GPT-NeoX, and check that it computes the same.
+
+    It holds weights alone: a run begins from it with train.init_from.
+    """
+    from launcher.exchange import import_folder
+    from launcher.logs import log_to_stderr
+
+    log_to_stderr()
+    print(import_folder(folder, out, text, tolerance))
 
 
 @app.command(epilog="Example: thalweg verify runs/smoke@latest")

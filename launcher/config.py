@@ -48,6 +48,20 @@ class RunConfig(Section):
             raise ValueError(f"train.batch_tokens {given} is no multiple of model.n_ctx {n_ctx}; nearest: {nearest}")
         return self
 
+    @model_validator(mode="after")
+    def _compiles_what_holds_still(self) -> "RunConfig":
+        if self.train.compile and self.zero.stage == 3:
+            raise ValueError(
+                "train.compile true does not go with zero.stage 3, whose weights come and go inside a block; "
+                "leave it out or take zero.stage 2"
+            )
+        if self.train.compile and self.train.activation_checkpointing == "selective":
+            raise ValueError(
+                "train.compile true does not go with train.activation_checkpointing selective: the compiler chooses "
+                "by itself what a block keeps; take none or k"
+            )
+        return self
+
     def dump(self) -> str:
         """YAML that `thalweg train` reads back as this very configuration."""
         return write_yaml(self.model_dump(mode="json"))

@@ -23,7 +23,10 @@ def choose(config: RunConfig, resume: str) -> Path | None:
     """
     if resume not in ("auto", "never"):
         folder = checkpoint.find(resume)
-        CheckpointManifest.load(folder)
+        if CheckpointManifest.load(folder).weights_only:
+            raise InputError(
+                f"{folder}: holds weights alone, and no state to resume; begin a run with train.init_from={resume}"
+            )
         return folder
     newest = checkpoint.latest(config.folder)
     if resume == "never" and newest is not None:

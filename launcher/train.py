@@ -10,6 +10,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.loader import Deal
 from data_pipeline.stream import Stream
 from launcher.config import RunConfig
+from launcher.init_from import check_weights, load_weights
 from launcher.prepare import ensure_prepared
 from launcher.resume import check, choose
 from model.counts import count_parameters, training_flops
@@ -31,7 +32,15 @@ def check_run(config: RunConfig, resume: str, world_size: int) -> tuple[Stream, 
             f"model.vocab_size: is {config.model.vocab_size}, but the tokenizer of {stream.folder} "
             f"has {entries} entries; set it to {entries} or more"
         )
+    end_of_text = stream.manifest.tokenizer.end_of_text
+    if config.model.end_of_text not in (None, end_of_text):
+        raise InputError(
+            f"model.end_of_text: is {config.model.end_of_text}, but {end_of_text} in the tokenizer of {stream.folder}; "
+            "leave it out"
+        )
     folder = choose(config, resume)
+    if folder is None and config.train.init_from is not None:
+        check_weights(config.train.init_from, config.model, stream.folder / "tokenizer.json")
     return stream, folder, check(config, folder, world_size) if folder else []
 
 
@@ -48,6 +57,7 @@ def train_rank(config: RunConfig, resume: str) -> None:
     from model.gpt import GPT
     from training import checkpoint
     from training.checkpointer import Checkpointer
+    from training.compilation import compile_blocks
     from training.console import ConsoleReport
     from training.engine import build_engine
     from training.errors import RunError
@@ -60,8 +70,14 @@ def train_rank(config: RunConfig, resume: str) -> None:
     from training.run_folder import RunFolder
     from training.validation import Validation
 
-    network = GPT(config.model)
+    model = config.model.model_copy(update={"end_of_text": stream.manifest.tokenizer.end_of_text})
+    network = GPT(model, config.train.activation_checkpointing)
     network.initialise(config.seed)
+    if folder is None and config.train.init_from is not None:
+        load_weights(config.train.init_from, network)
+        log.info("begins from the weights of %s", config.train.init_from)
+    if compile_blocks(network, config.train.compile, config.zero.stage):
+        log.info("compile: blocks are compiled at the first step, which takes a minute or so")
     engine = build_engine(
         network,
         build_optimizer(network, config.train),
@@ -71,10 +87,10 @@ def train_rank(config: RunConfig, resume: str) -> None:
         grad_clip=config.train.grad_clip,
     )
     run_folder = RunFolder(config.folder, writes=engine.rank == 0)
-    run = Run(config.train, engine, stream, Ledger(stream, engine.device), run_folder)
+    run = Run(config.train, model, engine, stream, Ledger(stream, engine.device), run_folder)
     console = ConsoleReport(Console(stderr=True, quiet=engine.rank > 0))
     describing = checkpoint.Describing(
-        config.model, config.dump(), stream.folder / "tokenizer.json", config.zero.stage, config.train.precision
+        model, config.dump(), stream.folder / "tokenizer.json", config.zero.stage, config.train.precision
     )
     callbacks = [
         FiniteGuard(),

@@ -7,17 +7,23 @@
       manifest.json                 sizes and hashes of all of these; written last
 
 A checkpoint is written under a hidden name, renamed when it is whole, and only then named by `latest`.
+
+One that holds weights alone, such as an imported network, has no state.json, config.yaml and zero/: it can be looked
+at and a run can begin from it, but none can go on from it.
 """
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 import torch.distributed as dist
-from pydantic import BaseModel, ValidationError
-from safetensors.torch import load_file, save_file
+from pydantic import BaseModel
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from data_pipeline.durable import to_disk, write_whole
@@ -30,20 +36,22 @@ from training.collectives import from_rank_zero, gather_objects
 from training.engine import Engine
 from training.run import Progress, Run
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 had embeddings without padding."""
 WEIGHTS_FILE_BYTES = 4 * 2**30
 
 
 class CheckpointManifest(BaseModel):
-    """What a complete checkpoint holds."""
+    """What a complete checkpoint holds. Its defaults are those of weights alone."""
 
     format_version: int = FORMAT_VERSION
-    step: int
-    tokens: int
-    world_size: int
-    zero_stage: int
-    precision: str
-    data_manifest: str
+    weights_only: bool = False
+    step: int = 0
+    tokens: int = 0
+    world_size: int = 1
+    zero_stage: int = 0
+    precision: str = "fp32"
+    data_manifest: str = ""
     files: dict[str, FileEntry]
 
     @staticmethod
@@ -51,12 +59,25 @@ class CheckpointManifest(BaseModel):
         """Reads the manifest. Raises InputError where the folder is no complete checkpoint."""
         path = folder / "manifest.json"
         try:
-            return CheckpointManifest.model_validate_json(path.read_bytes())
+            content = path.read_bytes()
+            _check_version(path, json.loads(content))
+            return CheckpointManifest.model_validate_json(content)
         except FileNotFoundError:
             hint = "writing it was not finished" if folder.is_dir() else "there is no such folder"
             raise InputError(f"{path}: is missing, {hint}; name a complete checkpoint, or RUN_DIR@latest") from None
-        except ValidationError:
+        except ValueError:  # no JSON, or not the manifest's fields
             raise InputError(f"{path}: is no manifest of a checkpoint; restore it or use another") from None
+
+
+def _check_version(path: Path, manifest: Any) -> None:
+    """Raises InputError for a checkpoint of another format; what is none at all is told by its fields."""
+    if not isinstance(manifest, dict) or "files" not in manifest:
+        return
+    if (version := manifest.get("format_version")) != FORMAT_VERSION:
+        raise InputError(
+            f"{path}: is of format {version}, and this thalweg reads format {FORMAT_VERSION}; "
+            "open it with the release that wrote it"
+        )
 
 
 @dataclass(frozen=True)
@@ -185,6 +206,12 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(hidden)
 
 
+def read_model(folder: Path) -> ModelConfig:
+    """The configuration of a complete checkpoint's network."""
+    CheckpointManifest.load(folder)
+    return ModelConfig.model_validate_json((folder / "model.json").read_text())
+
+
 def open_network(folder: Path) -> GPT:
     """The network of a checkpoint, in fp32 on the CPU, without an engine and without unpickling anything.
 
@@ -192,12 +219,30 @@ def open_network(folder: Path) -> GPT:
     """
     if faults := verify(folder):
         raise InputError(f"{faults[0]}; restore the checkpoint or use another")
-    network = GPT(ModelConfig.model_validate_json((folder / "model.json").read_text()))
-    weights: dict[str, Tensor] = {}
-    for path in sorted((folder / "weights").glob("*.safetensors")):
-        weights |= load_file(path)
-    network.load_state_dict(weights, assign=True)
+    with torch.device("meta"):  # weights that are replaced at once would double the memory
+        network = GPT(read_model(folder))
+    network.load_state_dict(dict(read_weights(folder)), assign=True)
     return network.eval()
+
+
+def read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Name and fp32 value of each parameter, one at a time in memory."""
+    for path in sorted((folder / "weights").glob("*.safetensors")):
+        with safe_open(path, "pt", backend="pread") as file:
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
+                yield name, file.get_tensor(name)
+
+
+def write_weights_only(
+    folder: Path, model: ModelConfig, parameters: Iterable[tuple[str, Tensor]], tokenizer_json: str
+) -> None:
+    """Fills an empty folder with a checkpoint that holds weights alone; takes the parameters one by one."""
+    _write_weights(parameters, folder / "weights")
+    (folder / "model.json").write_text(_model_json(model))
+    (folder / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    manifest = CheckpointManifest(weights_only=True, files={str(p.relative_to(folder)): _settled(p) for p in paths})
+    write_whole(folder / "manifest.json", manifest.model_dump_json(indent=1))
 
 
 def _name(step: int) -> str:
@@ -205,17 +250,22 @@ def _name(step: int) -> str:
 
 
 def _save_weights(engine: Engine, folder: Path) -> None:
-    """Rank 0 writes the full weights, a few GiB in memory at a time; the other ranks hand over their parts."""
-    if engine.rank > 0:
+    """Rank 0 writes the full weights; the other ranks hand over their parts."""
+    if engine.rank == 0:
+        _write_weights(engine.full_parameters(), folder)
+    else:
         for _ in engine.full_parameters():
             pass
-        return
+
+
+def _write_weights(parameters: Iterable[tuple[str, Tensor]], folder: Path) -> None:
+    """Writes the full weights, a few GiB in memory at a time."""
     folder.mkdir()
-    for at, part in enumerate(_parts(engine.full_parameters())):
+    for at, part in enumerate(_parts(parameters)):
         save_file(part, folder / f"{at:05d}.safetensors")
 
 
-def _parts(parameters: Iterator[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+def _parts(parameters: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
     part: dict[str, Tensor] = {}
     for name, parameter in parameters:
         part[name] = parameter
@@ -235,7 +285,7 @@ def _save_description(run: Run, describing: Describing, folder: Path) -> None:
         "sequences_by_source": run.ledger.sequences_by_source,
     }
     (folder / "state.json").write_text(json.dumps(state, indent=1))
-    (folder / "model.json").write_text(describing.model.model_dump_json(indent=1, exclude={"preset"}))
+    (folder / "model.json").write_text(_model_json(describing.model))
     (folder / "config.yaml").write_text(describing.config_yaml)
     shutil.copyfile(describing.tokenizer, folder / "tokenizer.json")
 
@@ -245,6 +295,15 @@ def _describe_files(folder: Path, engine: Engine) -> dict[str, FileEntry]:
     paths = from_rank_zero(sorted(path for path in folder.rglob("*") if path.is_file()))
     entries = {}
     for path in paths[engine.rank :: engine.world_size]:
-        to_disk(path)
-        entries[str(path.relative_to(folder))] = FileEntry.of(path)
+        entries[str(path.relative_to(folder))] = _settled(path)
     return {name: entry for part in gather_objects(entries) for name, entry in sorted(part.items())}
+
+
+def _settled(path: Path) -> FileEntry:
+    """Size and hash of a file that is forced to the disk."""
+    to_disk(path)
+    return FileEntry.of(path)
+
+
+def _model_json(model: ModelConfig) -> str:
+    return model.model_dump_json(indent=1, exclude={"preset"})

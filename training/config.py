@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from data_pipeline.config import Section
+from data_pipeline.config import FilePath, Section
 
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 
@@ -21,6 +21,17 @@ def _seconds(value: Any) -> Any:
 
 Duration = Annotated[float, BeforeValidator(_seconds)]
 """Seconds, written like 30min."""
+
+
+def _recompute(value: Any) -> Any:
+    """One message for what pydantic would answer with one for each member of the union."""
+    if value in ("none", "selective") or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        return value
+    raise ValueError("should be none, selective or a whole number k from 1 on")
+
+
+Recompute = Annotated[Literal["none", "selective"] | int, BeforeValidator(_recompute)]
+"""What activation checkpointing does, as model.checkpointing has it."""
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -46,6 +57,18 @@ class TrainConfig(Section):
     eps: float = Field(1e-8, gt=0, description="AdamW's epsilon.")
     grad_clip: float = Field(1.0, ge=0, description="Largest norm of the whole gradient; 0 does not clip.")
     precision: Literal["bf16", "fp32"] = Field("bf16", description="Of forward and backward; the optimizer's is fp32.")
+    activation_checkpointing: Recompute = Field(
+        "none",
+        description="What a backward pass computes again instead of keeping: none; selective, all but matrix products "
+        "and attention; or k, every k-th block whole, 1 being all of them.",
+    )
+    compile: bool | None = Field(
+        None, description="Compile the blocks with torch.compile; by default on a GPU below ZeRO stage 3."
+    )
+    init_from: FilePath | None = Field(
+        None,
+        description="Begin from the weights of this checkpoint, its folder or RUN_DIR@latest, instead of drawing them.",
+    )
 
     @model_validator(mode="after")
     def _one_batch_at_least(self) -> "TrainConfig":

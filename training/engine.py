@@ -18,9 +18,10 @@ from typing import Any, Literal, NoReturn
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.autograd import Variable
 
 from data_pipeline.errors import InputError
+from model.gpt import GPT
 from training.collectives import talk_over_loopback
 
 Precision = Literal["bf16", "fp32"]
@@ -81,23 +82,46 @@ def _prints_to_log() -> Iterator[None]:
 
 
 class _CastToBf16(nn.Module):
-    """Runs a network of fp32 weights with their bf16 copies; gradients arrive in fp32."""
+    """Runs a network of fp32 weights with their bf16 copies; gradients arrive in fp32.
+
+    The copies stay in place until the backward pass has gone through: activation checkpointing runs blocks again there.
+    Then, before DeepSpeed looks for gradients, the fp32 weights are put back.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+        self._masters: list[tuple[nn.Module, str, nn.Parameter]] = []
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        weights = {name: weight.bfloat16() for name, weight in self.network.named_parameters()}
-        output: Tensor = functional_call(self.network, weights, inputs)
-        return output
+    def forward(self, *inputs: Tensor | None) -> tuple[Tensor, ...]:
+        assert not self._masters, "a backward pass comes before the next forward"
+        for module in self.network.modules():
+            for name, weight in module.named_parameters(recurse=False):
+                self._masters.append((module, name, weight))
+                module._parameters[name] = weight.bfloat16()  # type: ignore[assignment]
+        outputs: tuple[Tensor, ...] = self.network(*inputs)
+        if torch.is_grad_enabled():
+            outputs[0].register_hook(lambda _: Variable._execution_engine.queue_callback(self._restore))
+        else:
+            self._restore()
+        return outputs
+
+    def _restore(self) -> None:
+        for module, name, weight in self._masters:
+            module._parameters[name] = weight
+        self._masters.clear()
 
 
-def deepspeed_config(zero_stage: int, precision: Precision, micro_batch: int, grad_clip: float) -> dict[str, Any]:
+def deepspeed_config(
+    zero_stage: int, precision: Precision, micro_batch: int, grad_clip: float, *, selective: bool = False
+) -> dict[str, Any]:
     """DeepSpeed's dictionary. Gradients are accumulated and reduced in fp32 at every stage and precision.
 
     At stage 0 DeepSpeed is left in fp32 and without clipping. In bf16 it refuses to accumulate in fp32, and its
     optimizer lets AdamW take a step, decay and all, while it is built; in fp32 it clips without telling the norm.
+
+    At stage 3 it puts a linear layer of its own in the place of torch's, which adds the bias into the product.
+    Selective checkpointing has kept that product and would add the bias twice, so there torch's stays.
     """
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro_batch,
@@ -107,13 +131,15 @@ def deepspeed_config(zero_stage: int, precision: Precision, micro_batch: int, gr
         "zero_optimization": {"stage": zero_stage},
         "steps_per_print": None,
     }
+    if selective:
+        config["zero_optimization"]["memory_efficient_linear"] = False
     if zero_stage and precision == "bf16":
         config |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
     return config
 
 
 def build_engine(
-    network: nn.Module,
+    network: GPT,
     optimizer: torch.optim.Optimizer,
     *,
     zero_stage: int,
@@ -128,8 +154,9 @@ def build_engine(
     from accelerate import Accelerator, DeepSpeedPlugin
     from deepspeed import DeepSpeedEngine, __version__
 
-    config = deepspeed_config(zero_stage, precision, micro_batch, grad_clip)
-    module = network
+    selective = network.recompute == "selective"
+    config = deepspeed_config(zero_stage, precision, micro_batch, grad_clip, selective=selective)
+    module: nn.Module = network
     if precision == "bf16":
         _round_to_bf16(network)
         module = network if zero_stage else _CastToBf16(network)
@@ -172,15 +199,16 @@ class Engine:
     elsewhere between calls, and at stage 0 in bf16 they are fp32.
     """
 
-    def __init__(self, engine: Any, network: nn.Module, clip_here: float | None) -> None:
+    def __init__(self, engine: Any, network: GPT, clip_here: float | None) -> None:
         self._engine, self.network, self._clip_here = engine, network, clip_here
         self.rank, self.world_size = int(engine.global_rank), int(engine.world_size)
         self.device = torch.device(engine.device)
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        """The network's output."""
-        output: Tensor = self._engine(*inputs)
-        return output
+    def __call__(self, *inputs: Tensor | None) -> tuple[Tensor, ...]:
+        """The network's outputs; inputs are moved to the device."""
+        moved = [each if each is None else each.to(self.device, non_blocking=True) for each in inputs]
+        outputs: tuple[Tensor, ...] = self._engine(*moved)
+        return outputs
 
     def backward(self, loss: Tensor, last: bool) -> None:
         """Adds the gradient of `loss` to what is accumulated; `last` ends the accumulation and averages over ranks.
@@ -214,9 +242,9 @@ class Engine:
         dist.destroy_process_group()
 
     def set_lr(self, lr: float) -> None:
-        """The learning rate of the next step."""
+        """The learning rate of the next step, which each group's `lr_multiple` scales."""
         for group in self._engine.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_multiple"]
 
     def save(self, folder: Path) -> None:
         """Writes weights and optimizer state, each rank its part. Every rank must call it."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from data_pipeline.loader import Loader, RankBatch
+from model.objective import task
 from training.callback import Callback, StepResult
 from training.run import Progress, Run
 from training.schedule import learning_rate
@@ -61,10 +62,8 @@ def _gradients(run: Run, batch: RankBatch) -> Tensor:
     """
     engine, losses = run.engine, []
     for at, micro in enumerate(batch.micro_batches):
-        tokens = micro.tokens.to(engine.device, non_blocking=True)
-        weights = micro.weights.to(engine.device, non_blocking=True)
-        loss: Tensor = engine(tokens)  # B
-        share = (loss * weights).sum() * (engine.world_size / batch.sequences)
-        engine.backward(share, last=at == len(batch.micro_batches) - 1)
-        losses.append(loss.detach())
+        learned = task(run.model, micro.tokens, run.stream.seed, micro.positions)
+        total, by_sequence = engine(*learned, micro.weights)
+        engine.backward(total * (engine.world_size / batch.sequences), last=at == len(batch.micro_batches) - 1)
+        losses.append(by_sequence)
     return torch.cat(losses)[: len(batch.token_hashes)]

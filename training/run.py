@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data_pipeline.stream import Stream, StreamState
+from model.config import ModelConfig
 from training.config import TrainConfig
 from training.engine import Engine
 from training.ledger import Ledger
@@ -24,6 +25,7 @@ class Run:
     """One rank's view of a run."""
 
     config: TrainConfig
+    model: ModelConfig
     engine: Engine
     stream: Stream
     ledger: Ledger

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from data_pipeline.stream import Source
+from model.objective import task
 from training.callback import Callback, StepResult
 from training.collectives import gather_rows
 from training.config import ValidationConfig
@@ -55,8 +56,8 @@ class Validation(Callback):
             tokens = np.zeros((max(len(chosen), 1), run.stream.n_ctx + 1), dtype=np.int64)
             for row, window in zip(tokens, chosen, strict=False):
                 source.read(window, row)
-            loss = run.engine(torch.from_numpy(tokens).to(run.engine.device))
-            summed += float(loss[: len(chosen)].double().sum())
+            _, losses = run.engine(*task(run.model, torch.from_numpy(tokens), run.stream.seed, chosen or [0]))
+            summed += float(losses[: len(chosen)].double().sum())
         return (
             float(gather_rows(torch.tensor([[summed]], dtype=torch.float64, device=run.engine.device)).sum()) / windows
         )

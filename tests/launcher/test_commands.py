@@ -12,7 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from processes import environment, events, metrics, started, thalweg, wait_for, write_run
+from model.config import ModelConfig
+from model.gpt import GPT
+from processes import RUN, environment, events, metrics, started, thalweg, wait_for, write_run
+from training import checkpoint
 
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="finds processes through /proc")
 
@@ -22,7 +25,7 @@ def run(tmp_path: Path) -> Path:
     return write_run(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["prepare", "train", "launch", "generate", "verify"])
+@pytest.mark.parametrize("name", ["prepare", "train", "launch", "generate", "export", "import", "verify"])
 def test_every_command_has_help_with_an_example(name: str, tmp_path: Path) -> None:
     out, _ = thalweg(name, "--help", cwd=tmp_path)
     assert f"Example: thalweg {name}" in " ".join(out.split())
@@ -30,7 +33,7 @@ def test_every_command_has_help_with_an_example(name: str, tmp_path: Path) -> No
 
 def test_only_what_works_is_listed(tmp_path: Path) -> None:
     out, _ = thalweg("--help", cwd=tmp_path)
-    for absent in ("submit", "plan", "eval", "export", "serve", "fork"):
+    for absent in ("submit", "plan", "eval", "serve", "fork"):
         assert absent not in out
     _, said = thalweg("submit", cwd=tmp_path, code=2)
     assert "No such command" in said
@@ -39,6 +42,38 @@ def test_only_what_works_is_listed(tmp_path: Path) -> None:
 def test_help_answers_without_loading_torch(tmp_path: Path) -> None:
     script = "import sys, launcher.cli; sys.exit(bool({'torch', 'deepspeed', 'datatrove'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-P", "-c", script], cwd=tmp_path, check=False).returncode == 0
+
+
+@pytest.fixture
+def untrained(run: Path) -> Path:
+    """A checkpoint that holds weights alone, of a network that was never trained."""
+    folder = run.parent / "untrained"
+    folder.mkdir()
+    model = ModelConfig.model_validate(RUN["model"])
+    network = GPT(model)
+    network.initialise(1)
+    tokenizer = (run.parent / "prepared" / "tokenizer.json").read_text(encoding="utf-8")
+    checkpoint.write_weights_only(folder, model, network.named_parameters(), tokenizer)
+    return folder
+
+
+def test_generate_prints_a_text_or_many_as_json(untrained: Path) -> None:
+    arguments = ["generate", untrained.name, "--max-tokens", 12, "--top-k", 60, "--prompt", "ab"]
+    alone, _ = thalweg(*arguments, "--seed", 4, cwd=untrained.parent)
+    several, _ = thalweg(*arguments, "--prompt", "", "--samples", 2, "--seed", 3, "--json", cwd=untrained.parent)
+    texts = json.loads(several.replace("\\r", "\\n"))["texts"]  # as reading a pipe as text does
+    asked = [(text["prompt"], text["prompt_tokens"], text["seed"]) for text in texts]
+    assert asked == [("ab", 2, 3), ("ab", 2, 4), ("", 0, 3), ("", 0, 4)]
+    assert all(0 < text["tokens"] <= 12 for text in texts) and len({text["text"] for text in texts}) == 4
+    assert alone == "ab" + texts[1]["text"] + "\n"
+
+
+def test_generate_searches_with_beams_and_then_draws_nothing(untrained: Path) -> None:
+    arguments = ["generate", untrained.name, "--prompt", "ab", "--beams", 3, "--max-tokens", 6]
+    found, _ = thalweg(*arguments, "--length-penalty", 1, "--json", cwd=untrained.parent)
+    assert [(text["prompt"], text["seed"], text["tokens"]) for text in json.loads(found)["texts"]] == [("ab", None, 6)]
+    out, said = thalweg(*arguments, "--temperature", 0.5, cwd=untrained.parent, code=2)
+    assert said.startswith("--beams: draws nothing, and --temperature is") and len(said.splitlines()) == 1 and not out
 
 
 def test_mistakes_are_told_together_a_line_each_with_exit_code_2(run: Path) -> None:

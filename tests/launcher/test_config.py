@@ -294,6 +294,31 @@ def test_unknown_preset_is_answered_with_those_there_are(write: Any) -> None:
     assert "gpt3-125m" in line
 
 
+@pytest.mark.parametrize("good", ["none", "selective", 1, 96])
+def test_activation_checkpointing_is_a_policy_or_every_so_many(write: Any, good: object) -> None:
+    assert load_run(write(RUN), [f"train.activation_checkpointing={good}"]).train.activation_checkpointing == good
+
+
+@pytest.mark.parametrize("wrong", ["all", 0, -1, "true", 1.5])
+def test_another_activation_checkpointing_is_answered_in_one_line(write: Any, wrong: object) -> None:
+    (line,) = mistakes_of(load_run, write(RUN), [f"train.activation_checkpointing={wrong}"])
+    assert line.startswith("train.activation_checkpointing: should be none, selective or a whole number k from 1 on")
+
+
+@pytest.mark.parametrize(
+    ("setting", "key"),
+    [
+        ("zero.stage=3", "zero.stage 3"),
+        ("train.activation_checkpointing=selective", "activation_checkpointing selective"),
+    ],
+)
+def test_what_cannot_be_compiled_is_refused_with_the_reason(write: Any, setting: str, key: str) -> None:
+    (line,) = mistakes_of(load_run, write(RUN), ["train.compile=true", setting])
+    assert line.startswith("train.compile true does not go with") and key in line
+    load_run(write(RUN), [setting])
+    load_run(write(RUN), ["train.compile=true", "train.activation_checkpointing=2"])
+
+
 @pytest.mark.parametrize("name", ["", "a b", "../up", ".hidden", "a/b", '"x\\n"'])
 def test_name_is_fit_for_a_folder(write: Any, name: str) -> None:
     (line,) = mistakes_of(load_run, write(RUN.replace("name: small", f"name: {name}")))

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from model.config import PRESETS, ModelConfig, read_preset
-from model.counts import count_parameters, training_flops
+from model.counts import count_parameters, parameters_by_part, training_flops, training_flops_per_token
 from model.gpt import GPT
 
 # Brown et al. 2020, Table D.1: parameters and the operations of a training over 300 G tokens.
@@ -36,7 +36,8 @@ TABLE_21 = {
 def built_parameters(config: ModelConfig) -> int:
     with torch.device("meta"):
         network = GPT(config)
-    return sum(parameter.numel() for parameter in network.parameters())
+    unused = config.embedding_rows - config.vocab_size - (config.objective == "denoise")
+    return sum(parameter.numel() for parameter in network.parameters()) - unused * config.d_model
 
 
 def test_all_of_the_familys_presets_are_there() -> None:
@@ -56,14 +57,59 @@ def test_counted_parameters_are_those_of_the_built_network(preset: str) -> None:
     st.none() | st.integers(1, 50),
     st.integers(1, 30),
     st.integers(1, 200),
+    st.fixed_dictionaries(
+        {
+            "attention": st.sampled_from(["dense", "alternating"]),
+            "qkv_bias": st.sampled_from([None, True, False]),
+            "position": st.sampled_from(["learned", "sinusoidal", "rotary"]),
+            "objective": st.sampled_from(["next_token", "denoise"]),
+        }
+    ),
 )
 def test_counted_parameters_of_any_shape(
-    n_layer: int, n_head: int, d_head: int, d_ff: int | None, n_ctx: int, vocab_size: int
+    n_layer: int, n_head: int, half: int, d_ff: int | None, n_ctx: int, vocab_size: int, kind: dict[str, object]
 ) -> None:
-    config = ModelConfig(
-        n_layer=n_layer, n_head=n_head, d_model=n_head * d_head, d_ff=d_ff, n_ctx=n_ctx, vocab_size=vocab_size
-    )
+    shape = {"n_layer": n_layer, "n_head": n_head, "d_model": 2 * n_head * half, "d_ff": d_ff, "n_ctx": n_ctx}
+    config = ModelConfig.model_validate(shape | {"vocab_size": vocab_size} | kind)
     assert count_parameters(config) == built_parameters(config)
+    assert sum(parameters_by_part(config).values()) == count_parameters(config)
+
+
+@pytest.mark.parametrize(("vocab_size", "rows"), [(1, 128), (128, 128), (129, 256), (50257, 50304)])
+def test_embedding_is_padded_to_a_multiple_of_128(vocab_size: int, rows: int) -> None:
+    config = ModelConfig(n_layer=1, n_head=1, d_model=2, vocab_size=vocab_size)
+    assert config.embedding_rows == rows
+    assert config.mask_id == vocab_size
+    assert config.model_copy(update={"objective": "denoise"}).embedding_rows == -(-(vocab_size + 1) // 128) * 128
+
+
+def test_queries_have_biases_where_attention_is_dense() -> None:
+    shape = {"n_layer": 1, "n_head": 1, "d_model": 2}
+    assert ModelConfig.model_validate(shape).has_qkv_bias
+    assert not ModelConfig.model_validate(shape | {"attention": "alternating"}).has_qkv_bias
+    assert ModelConfig.model_validate(shape | {"attention": "alternating", "qkv_bias": True}).has_qkv_bias
+    assert not ModelConfig.model_validate(shape | {"qkv_bias": False}).has_qkv_bias
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"d_model": 6, "n_head": 2, "position": "rotary"}, "d_model / n_head is 3"),
+        ({"d_model": 3, "n_head": 1, "position": "sinusoidal"}, "d_model is 3"),
+        ({"end_of_text": 50257}, "end_of_text 50257 is not below vocab_size 50257"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ModelConfig.model_validate({"n_layer": 1, "n_head": 1, "d_model": 8} | fields)
+
+
+def test_flops_of_a_token_count_the_positions_seen() -> None:
+    dense = ModelConfig(n_layer=4, n_head=1, d_model=8, n_ctx=64, vocab_size=10)
+    scores = training_flops_per_token(dense) - 6 * count_parameters(dense)
+    assert scores == 12 * 8 * 4 * 64
+    banded = dense.model_copy(update={"attention": "alternating", "band": 16})
+    assert training_flops_per_token(banded) - 6 * count_parameters(banded) == 12 * 8 * (2 * 64 + 2 * 16)
 
 
 @pytest.mark.parametrize("preset", TABLE_D1)

@@ -10,6 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from model.config import ModelConfig
 from model.gpt import GPT
+from model.objective import task
 
 SMALL = ModelConfig(n_layer=3, n_head=4, d_model=32, n_ctx=16, vocab_size=61)
 
@@ -34,6 +35,11 @@ def token_ids(*shape: int, seed: int = 3, vocab_size: int = SMALL.vocab_size) ->
     return torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(seed))
 
 
+def learn(network: GPT, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum and losses B of the windows B T+1."""
+    return network(*task(network.config, tokens, seed=0, positions=range(len(tokens))))
+
+
 def as_gpt2(network: GPT) -> GPT2LMHeadModel:
     """The same network in transformers, whose Conv1D keeps a weight as inputs x outputs: linear's transposed."""
     config = network.config
@@ -53,11 +59,11 @@ def as_gpt2(network: GPT) -> GPT2LMHeadModel:
             eos_token_id=0,
         )
     )
-    theirs.load_state_dict(in_gpt2s_names(dict(network.named_parameters())), strict=False)
+    theirs.load_state_dict(in_gpt2s_names(network, dict(network.named_parameters())), strict=False)
     return theirs.eval()
 
 
-def in_gpt2s_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def in_gpt2s_names(network: GPT, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     parts = {
         "token_embedding": "wte",
         "position_embedding": "wpe",
@@ -77,6 +83,8 @@ def in_gpt2s_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             _, index, stem = stem.split(".", 2)
             block = f"h.{index}."
         linear = stem.startswith(("attention.", "feed_forward.")) and kind == "weight"
+        if stem == "token_embedding":
+            value = value[: network.config.vocab_size]
         renamed[f"transformer.{block}{parts[stem]}.{kind}"] = (value.T if linear else value).detach().clone()
     return renamed
 
@@ -90,7 +98,7 @@ def reference_logits(weights: dict[str, Tensor], config: ModelConfig, tokens: Te
         return (x - x.mean(-1, keepdim=True)) / (spread + 1e-5).sqrt() * w[f"{name}.weight"] + w[f"{name}.bias"]
 
     def linear(x: Tensor, name: str) -> Tensor:
-        return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+        return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", torch.zeros(()))
 
     def gelu(x: Tensor) -> Tensor:
         return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
@@ -109,13 +117,29 @@ def reference_logits(weights: dict[str, Tensor], config: ModelConfig, tokens: Te
         hidden = hidden + linear(torch.cat(heads, -1), f"{name}.attention.out")
         inner = gelu(linear(norm(hidden, f"{name}.norm_feed_forward"), f"{name}.feed_forward.up"))
         hidden = hidden + linear(inner, f"{name}.feed_forward.out")
-    return norm(hidden, "norm") @ w["token_embedding.weight"].T
+    return norm(hidden, "norm") @ w["token_embedding.weight"][: config.vocab_size].T
 
 
-@settings(max_examples=30)
+def having(**fields: object) -> ModelConfig:
+    return ModelConfig.model_validate(SMALL.model_dump() | fields)
+
+
+KINDS = {
+    "dense": SMALL,
+    "alternating": having(attention="alternating", band=3),
+    "banded first": having(attention="alternating", band=5, first_layer="banded", position="sinusoidal"),
+    "rotary": having(position="rotary"),
+    "rotary, alternating": having(position="rotary", attention="alternating", band=4),
+    "documents": having(document_mask=True, end_of_text=60),
+    "muP": having(mup_base_width=16),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=15)
 @given(st.integers(2, SMALL.n_ctx), st.data())
-def test_no_position_sees_a_later_token(length: int, data: st.DataObject) -> None:
-    network = shaken()
+def test_no_position_sees_a_later_token(kind: str, length: int, data: st.DataObject) -> None:
+    network = shaken(KINDS[kind])
     tokens = token_ids(2, length)
     changed_at = data.draw(st.integers(1, length - 1))
     other = tokens.clone()
@@ -123,8 +147,85 @@ def test_no_position_sees_a_later_token(length: int, data: st.DataObject) -> Non
     with torch.no_grad():
         before, after = network.logits(tokens), network.logits(other)
     assert torch.equal(before[:, :changed_at], after[:, :changed_at])
-    # Every position from there on does see it, so that the equality above is not one of a blind network.
-    assert (before[:, changed_at:] != after[:, changed_at:]).any(dim=-1).all()
+    # The position itself does see it, so that the equality above is not one of a blind network, and in a dense one
+    # all later ones do.
+    assert (before[:, changed_at] != after[:, changed_at]).any(dim=-1).all()
+    if KINDS[kind].attention == "dense" and not KINDS[kind].document_mask:
+        assert (before[:, changed_at:] != after[:, changed_at:]).any(dim=-1).all()
+
+
+@pytest.mark.parametrize("position", ["learned", "sinusoidal", "rotary"])
+@pytest.mark.parametrize("band", [1, 2, 5, 16])
+def test_through_one_banded_layer_a_token_reaches_as_far_as_the_band(band: int, position: str) -> None:
+    config = having(n_layer=1, attention="alternating", first_layer="banded", band=band, position=position)
+    network, tokens = shaken(config), token_ids(2, SMALL.n_ctx)
+    for changed_at in range(SMALL.n_ctx):
+        other = tokens.clone()
+        other[:, changed_at] = (other[:, changed_at] + 1) % SMALL.vocab_size
+        with torch.no_grad():
+            differs = (network.logits(tokens) != network.logits(other)).any(dim=-1)
+        reached = torch.zeros(SMALL.n_ctx, dtype=torch.bool)
+        reached[changed_at : changed_at + band] = True
+        assert torch.equal(differs, reached.expand(2, -1))
+
+
+@pytest.mark.parametrize("first", ["dense", "banded"])
+def test_layers_alternate_from_the_first_kind(first: str) -> None:
+    config = having(n_layer=5, attention="alternating", first_layer=first, band=3)
+    expected = [None, 3, None, 3, None] if first == "dense" else [3, None, 3, None, 3]
+    assert [config.band_of(layer) for layer in range(5)] == expected
+    assert [SMALL.band_of(layer) for layer in range(3)] == [None, None, None]
+
+
+@pytest.mark.parametrize("attention", ["dense", "alternating"])
+def test_documents_are_hidden_from_each_other(attention: str) -> None:
+    end = 60
+    config = having(document_mask=True, end_of_text=end, attention=attention, band=4, position="rotary")
+    network, tokens = shaken(config), token_ids(1, SMALL.n_ctx)
+    tokens[tokens == end] = 1
+    tokens[0, 7] = end
+    other = tokens.clone()
+    other[0, 3] = (other[0, 3] + 1) % 50
+    with torch.no_grad():
+        differs = (network.logits(tokens) != network.logits(other)).any(dim=-1)[0]
+        # Turned positions tell distances alone: the second document reads as if it stood alone.
+        alone = network.logits(tokens[:, 7:])
+        torch.testing.assert_close(network.logits(tokens)[:, 7:], alone, rtol=1e-4, atol=1e-5)
+        whole = GPT(config.model_copy(update={"document_mask": False}))
+        whole.load_state_dict(network.state_dict())
+        assert not torch.allclose(whole.logits(tokens)[:, 7:], alone, rtol=1e-3)
+    assert differs[3] and not differs[:3].any() and not differs[7:].any()
+
+
+def test_document_mask_without_end_of_text_is_refused() -> None:
+    with pytest.raises(ValueError, match="document_mask needs end_of_text"):
+        GPT(having(document_mask=True)).logits(token_ids(1, 4))
+
+
+def test_padding_of_the_vocabulary_changes_nothing() -> None:
+    network, tokens = shaken(), token_ids(2, SMALL.n_ctx + 1)
+    assert network.token_embedding.weight.shape[0] == 128
+    total, losses = learn(network, tokens)
+    total.backward()
+    assert network.logits(tokens[:, :-1]).shape[-1] == SMALL.vocab_size
+    assert (network.token_embedding.weight.grad[SMALL.vocab_size :] == 0).all()
+    with torch.no_grad():
+        network.token_embedding.weight[SMALL.vocab_size :] = 3.0
+        assert torch.equal(learn(network, tokens)[1], losses)
+    assert (network_of().token_embedding.weight[SMALL.vocab_size :] == 0).all()
+
+
+def test_weights_of_sequences_weigh_their_losses() -> None:
+    network, tokens = shaken(), token_ids(3, SMALL.n_ctx + 1)
+    weights = torch.tensor([1.0, 0.0, 2.5])
+    total, losses = network(*task(SMALL, tokens, seed=0, positions=range(3)), weights)
+    assert float(total.detach()) == pytest.approx(float((losses * weights).sum()), rel=1e-6)
+    total.backward()
+    gradients = [parameter.grad.clone() for parameter in network.parameters()]
+    network.zero_grad()
+    (learn(network, tokens[:1])[0] + 2.5 * learn(network, tokens[2:])[0]).backward()
+    for mine, parameter in zip(gradients, network.parameters(), strict=True):
+        torch.testing.assert_close(mine, parameter.grad, rtol=1e-4, atol=1e-5)
 
 
 def test_no_gradient_flows_from_a_position_to_a_later_token() -> None:
@@ -161,7 +262,8 @@ def test_position_is_told() -> None:
 def test_loss_is_the_cross_entropy_of_the_next_token() -> None:
     network, tokens = shaken(), token_ids(3, 9)
     with torch.no_grad():
-        losses, logits = network(tokens), network.logits(tokens[:, :-1]).double()
+        (total, losses), logits = learn(network, tokens), network.logits(tokens[:, :-1]).double()
+    torch.testing.assert_close(total, losses.sum())
     assert losses.shape == (3,)
     assert losses.dtype == torch.float32
     for row in range(3):
@@ -174,7 +276,7 @@ def test_loss_is_the_cross_entropy_of_the_next_token() -> None:
 def test_loss_of_bf16_weights_is_taken_in_fp32() -> None:
     network, tokens = shaken().bfloat16(), token_ids(2, 12)
     with torch.no_grad():
-        losses, logits = network(tokens), network.logits(tokens[:, :-1])
+        (_, losses), logits = learn(network, tokens), network.logits(tokens[:, :-1])
     assert logits.dtype == torch.bfloat16
     assert losses.dtype == torch.float32
     expected = -logits.double().log_softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0].mean(dim=1)
@@ -182,7 +284,7 @@ def test_loss_of_bf16_weights_is_taken_in_fp32() -> None:
     torch.testing.assert_close(losses.double(), expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [{}, {"n_head": 1}, {"n_head": 32, "n_layer": 1}, {"d_ff": 10}])
+@pytest.mark.parametrize("shape", [{}, {"n_head": 1}, {"n_head": 32, "n_layer": 1}, {"d_ff": 10}, {"qkv_bias": False}])
 def test_logits_are_those_of_the_reference(shape: dict[str, int]) -> None:
     config = ModelConfig.model_validate(SMALL.model_dump() | shape)
     network, tokens = shaken(config), token_ids(2, config.n_ctx)
@@ -199,11 +301,11 @@ def test_logits_and_gradients_are_those_of_transformers() -> None:
     expected = theirs(tokens).logits
     torch.testing.assert_close(network.logits(tokens), expected, rtol=1e-4, atol=1e-4 * float(expected.detach().std()))
 
-    network(tokens).mean().backward()
+    (learn(network, tokens)[0] / len(tokens)).backward()
     loss = F.cross_entropy(expected[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
     loss.backward()
     gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
-    ours = in_gpt2s_names({name: parameter.grad for name, parameter in network.named_parameters()})
+    ours = in_gpt2s_names(network, {name: parameter.grad for name, parameter in network.named_parameters()})
     assert set(ours) == set(gradients)  # theirs are tied, too: no gradient of a head of its own
     for name, mine in ours.items():
         their = gradients[name]
@@ -268,9 +370,8 @@ def test_weights_depend_on_the_seed_and_nothing_else() -> None:
 
 def test_output_layer_is_the_embedding() -> None:
     network = network_of()
-    assert [name for name, value in network.named_parameters() if SMALL.vocab_size in value.shape] == [
-        "token_embedding.weight"
-    ]
+    outside_blocks = {name for name, _ in network.named_parameters() if not name.startswith("blocks.")}
+    assert outside_blocks == {"token_embedding.weight", "position_embedding.weight", "norm.weight", "norm.bias"}
     with torch.no_grad():
         before = network.logits(token_ids(1, 4))
         # A token that the sequence does not hold: its row is read by the output alone.
@@ -285,7 +386,7 @@ def test_output_layer_is_the_embedding() -> None:
 def test_first_loss_is_that_of_a_guess(vocab_size: int) -> None:
     config = ModelConfig(n_layer=4, n_head=4, d_model=128, n_ctx=64, vocab_size=vocab_size)
     with torch.no_grad():
-        loss = network_of(config)(token_ids(8, 65, vocab_size=vocab_size)).mean()
+        loss = learn(network_of(config), token_ids(8, 65, vocab_size=vocab_size))[1].mean()
     assert float(loss) == pytest.approx(math.log(vocab_size), abs=0.1)
 
 
@@ -294,7 +395,7 @@ def test_a_few_steps_learn_a_sequence_by_heart() -> None:
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
     for _ in range(60):
         optimizer.zero_grad()
-        loss = network(tokens).mean()
+        loss, _ = learn(network, tokens)
         loss.backward()
         optimizer.step()
     assert float(loss.detach()) < 0.1
@@ -302,5 +403,5 @@ def test_a_few_steps_learn_a_sequence_by_heart() -> None:
 
 def test_every_parameter_learns() -> None:
     network = shaken()
-    network(token_ids(2, SMALL.n_ctx + 1)).sum().backward()
+    learn(network, token_ids(2, SMALL.n_ctx + 1))[0].backward()
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in network.parameters())

@@ -6,13 +6,29 @@ import sys
 import torch
 
 from data_pipeline.loader import Deal
+from model.checkpointing import Recompute
 from model.config import ModelConfig
 from model.gpt import GPT
+from model.objective import task
 from training.collectives import gather_rows
+from training.compilation import compile_blocks
 from training.config import TrainConfig
 from training.optimizer import build_optimizer
 
 MODEL = ModelConfig(n_layer=2, n_head=4, d_model=32, n_ctx=16, vocab_size=64)
+ALTERNATING = MODEL.model_copy(update={"attention": "alternating", "band": 5, "position": "rotary"})
+VARIANTS: dict[str, tuple[ModelConfig, Recompute, bool]] = {
+    "plain": (MODEL, "none", False),
+    "alternating": (ALTERNATING, "none", False),
+    "mup": (MODEL.model_copy(update={"mup_base_width": 16}), "none", False),
+    "every block": (MODEL, 1, False),
+    "every second block": (ALTERNATING, 2, False),
+    "selective": (ALTERNATING, "selective", False),
+    "compiled": (MODEL, "none", True),
+    "compiled every block": (MODEL, 1, True),
+}
+"""Network, what is recomputed, whether blocks are compiled: none of the last two may change a number."""
+
 TRAIN = TrainConfig(tokens=1, batch_tokens=1, lr=3e-3, grad_clip=0.5)
 STEPS = 20
 
@@ -29,11 +45,13 @@ def lr(step: int) -> float:
     return TRAIN.lr * (1 - step / (2 * STEPS))
 
 
-def main(stage: int, precision: str, micro_batch: int) -> None:
+def main(stage: int, precision: str, micro_batch: int, variant: str) -> None:
     from training.engine import build_engine, leave
 
-    network = GPT(MODEL)
+    model, recompute, compiles = VARIANTS[variant]
+    network = GPT(model, recompute)
     network.initialise(0)
+    compile_blocks(network, compiles, stage)
     engine = build_engine(
         network,
         build_optimizer(network, TRAIN),
@@ -54,10 +72,10 @@ def main(stage: int, precision: str, micro_batch: int) -> None:
         seen = []
         forwards = deal.forwards
         for part in forwards:
-            loss = engine(padded[part])
-            share = (loss * weights[part]).sum() * (engine.world_size / len(tokens))
-            engine.backward(share, last=part is forwards[-1])
-            seen.append(loss.detach())
+            learned = task(model, padded[part], seed=0, positions=range(padded[part].shape[0]))
+            total, by_sequence = engine(*learned, weights[part])
+            engine.backward(total * (engine.world_size / len(tokens)), last=part is forwards[-1])
+            seen.append(by_sequence)
         mean = gather_rows(torch.cat(seen)[: len(mine), None]).mean()
         losses.append(float(mean))
         norms.append(engine.step())
@@ -69,4 +87,4 @@ def main(stage: int, precision: str, micro_batch: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4])
