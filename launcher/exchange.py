@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -29,6 +30,9 @@ T = TypeVar("T")
 
 COMPARED_TOKENS = 512
 """The text is cut to so many tokens, or where layers are banded to enough to look beyond the band."""
+
+LEAST_TOKENS = 16
+"""A text of fewer proves nothing."""
 
 
 def export_checkpoint(name: str, out: Path, text: Path | None, tolerance: float, max_shard_size: str) -> str:
@@ -68,6 +72,7 @@ def import_folder(source: Path, out: Path, text: Path | None, tolerance: float) 
     tokenizer = _tokenizer_of(source)
     end_of_text = _end_of_text(tokenizer, source)
     _check_end(source, end_of_text)
+    _check_vocabulary(source, tokenizer, config)
     passage = _passage(text)
     if config.end_of_text is None:
         config = config.model_copy(update={"end_of_text": end_of_text})
@@ -152,6 +157,8 @@ def _tokens(tokenizer: Tokenizer, passage: str, config: ModelConfig) -> Tensor:
     if config.attention == "alternating":
         length = max(length, config.band + COMPARED_TOKENS // 2)
     ids = _ids(tokenizer, passage)[: min(length, config.n_ctx)]
+    if len(ids) < min(LEAST_TOKENS, config.n_ctx):
+        raise InputError(f"--text: has {len(ids)} tokens, too few to compare on; give some hundred words")
     return torch.tensor([ids])
 
 
@@ -207,10 +214,20 @@ def _check_end(source: Path, end_of_text: int) -> None:
         )
 
 
+def _check_vocabulary(source: Path, tokenizer: Tokenizer, config: ModelConfig) -> None:
+    """Raises InputError where the tokenizer gives ids that the network has no row for."""
+    entries = max(tokenizer.get_vocab().values()) + 1
+    if entries > config.vocab_size:
+        raise InputError(
+            f"{source}: its tokenizer has {entries} entries and its network {config.vocab_size}; "
+            "resize the embedding with transformers, or take the tokenizer that it was trained with"
+        )
+
+
 def _compared(expected: parity.Recording, found: parity.Recording, tokens: Tensor, tolerance: float) -> str:
     """Says how well they agree. Raises RunError where they do not."""
     difference = expected.differs_from(found)
-    if not difference <= tolerance:
+    if math.isnan(difference) or difference > tolerance:
         raise RunError(
             f"logits differ by {difference:.1e} of their standard deviation, more than {tolerance:.0e}: "
             f"{expected.first_difference(found, tolerance)}; nothing was written. If it is rounding, as where weights "

@@ -13,6 +13,7 @@ from model.beam import beam_search
 from model.generate import generate
 from model.gpt import GPT
 from training import checkpoint
+from training.errors import RunError
 
 ROWS_AT_ONCE = 16
 """Texts of a batch; the memory for their keys and values grows with it."""
@@ -79,7 +80,7 @@ def _option(name: str) -> str:
 def write(name: str, prompts: list[str], max_tokens: int, how: Sampling | Beams) -> list[Text]:
     """What the network of a checkpoint adds to each prompt, sample by sample; on a GPU where there is one.
 
-    Raises InputError for a checkpoint that writes no text.
+    Raises InputError for a checkpoint that writes no text, RunError for one whose logits are no numbers.
     """
     folder = checkpoint.find(name)
     network = checkpoint.open_network(folder)
@@ -93,10 +94,13 @@ def write(name: str, prompts: list[str], max_tokens: int, how: Sampling | Beams)
     asked = [(prompt, seed) for prompt in prompts for seed in seeds]
     encoded = [_encode(tokenizer, prompt) for prompt, _ in asked]
     network.to("cuda" if torch.cuda.is_available() else "cpu")
-    if isinstance(how, Beams):
-        written = [_searched(network, ids, max_tokens, end_of_text, how) for ids in encoded]
-    else:
-        written = _sampled(network, encoded, max_tokens, end_of_text, how)
+    try:
+        if isinstance(how, Beams):
+            written = [_searched(network, ids, max_tokens, end_of_text, how) for ids in encoded]
+        else:
+            written = _sampled(network, encoded, max_tokens, end_of_text, how)
+    except ValueError as error:
+        raise RunError(f"{folder}: {error}") from None
     return [
         Text(
             prompt=prompt,

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer
 
 from data_pipeline.errors import InputError
+from launcher.config import RunConfig
 from model.config import ModelConfig
 from model.gpt import GPT
 from training import checkpoint
@@ -34,9 +36,22 @@ def check_weights(path: Path, model: ModelConfig, tokenizer_json: Path) -> None:
         )
 
 
+def pinned(config: RunConfig) -> RunConfig:
+    """With the folder that RUN_DIR@latest names now, so that all ranks begin from one and the run can be done again."""
+    if config.train.init_from is None:
+        return config
+    folder = checkpoint.find(str(config.train.init_from)).resolve()
+    return config.model_copy(update={"train": config.train.model_copy(update={"init_from": folder})})
+
+
+@torch.no_grad()
 def load_weights(path: Path, network: GPT) -> None:
-    """Puts the weights of the checkpoint that `train.init_from` names into a network of the same shape."""
-    network.load_state_dict(checkpoint.open_network(checkpoint.find(str(path))).state_dict())
+    """Puts the weights of a checkpoint into a network of the same shape, one at a time."""
+    checkpoint.check_network(path)
+    parameters = dict(network.named_parameters())
+    for name, value in checkpoint.read_weights(path):
+        parameters.pop(name).copy_(value)
+    assert not parameters, f"{path} has no {', '.join(parameters)}, which its configuration promises"
 
 
 def _network(config: ModelConfig) -> dict[str, Any]:

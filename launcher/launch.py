@@ -13,6 +13,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from data_pipeline.errors import InputError
 from launcher.config import RunConfig
+from launcher.init_from import pinned
 from launcher.orphan import LAUNCHER
 from launcher.train import check_run
 from training.collectives import talk_over_loopback
@@ -28,7 +29,9 @@ def launch_here(config: RunConfig, arguments: list[str], processes: int | None, 
     count = processes or torch.cuda.device_count() or 1
     if 0 < torch.cuda.device_count() < count:
         raise InputError(f"--processes: is {count}, this machine has {torch.cuda.device_count()} GPUs")
-    check_run(config, resume, count)
+    _, folder, _ = check_run(config, resume, count)
+    if folder is None and config.train.init_from is not None:
+        arguments = [*arguments, f"train.init_from={pinned(config).train.init_from}"]
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ[LAUNCHER] = str(os.getpid())
     talk_over_loopback()

@@ -10,7 +10,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.loader import Deal
 from data_pipeline.stream import Stream
 from launcher.config import RunConfig
-from launcher.init_from import check_weights, load_weights
+from launcher.init_from import check_weights, load_weights, pinned
 from launcher.prepare import ensure_prepared
 from launcher.resume import check, choose
 from model.counts import count_parameters, training_flops
@@ -48,6 +48,8 @@ def train_rank(config: RunConfig, resume: str) -> None:
     """Trains as the rank that the environment names."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     stream, folder, changes = check_run(config, resume, world_size)
+    if folder is None:
+        config = pinned(config)
     if int(os.environ.get("RANK", "0")) == 0:
         _announce(config, stream, world_size)
         for change in changes:

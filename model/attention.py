@@ -8,7 +8,7 @@ The same numbers come from every implementation, up to the rounding of sums in a
 Shapes: B sequences, H heads, T positions, D width of a head.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -16,6 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+FLEX_DEVICES = ("cuda",)
+"""Where FlexAttention has a backward pass."""
+
+FLEX_WIDTH = 16
+"""Heads narrower than this are too narrow for its kernels."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +66,10 @@ def visible(
     FlexAttention is compiled for each length, which pays in training and not for prompts of all lengths.
     """
     seen = Visible(causal, None if band is not None and band >= length else band, documents)
-    if device.type != "cuda" or not may_compile or (seen.band is None and documents is None):
+    if device.type not in FLEX_DEVICES or not may_compile or (seen.band is None and documents is None):
         return seen
-    return Visible(seen.causal, seen.band, documents, block_mask(seen, length, device))
+    make = block_mask if documents is not None else _block_mask_of_bands
+    return replace(seen, blocks=make(seen, length, device))
 
 
 def block_mask(seen: Visible, length: int, device: torch.device) -> BlockMask:
@@ -74,15 +81,23 @@ def block_mask(seen: Visible, length: int, device: torch.device) -> BlockMask:
         return found if documents is None else found & (documents[batch, query] == documents[batch, key])
 
     batch = None if documents is None else len(documents)
-    create = _compiled(create_block_mask) if device.type == "cuda" else create_block_mask
+    create = _compiled(create_block_mask) if device.type in FLEX_DEVICES else create_block_mask
     made: BlockMask = create(sees, batch, None, length, length, device=device.type)
     return made
 
 
+@cache
+def _block_mask_of_bands(seen: Visible, length: int, device: torch.device) -> BlockMask:
+    """Bands alone are the same in every batch."""
+    return block_mask(seen, length, device)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, seen: Visible) -> Tensor:
     """Attention of queries, keys and values, each B H T D, over what each position sees: B H T D."""
-    if seen.blocks is not None:
-        flex = _compiled(flex_attention) if q.is_cuda else flex_attention
+    if seen.blocks is not None and q.shape[-1] >= FLEX_WIDTH:
+        # Inside a block that is compiled as a whole it is part of that.
+        compiled = q.device.type in FLEX_DEVICES and not torch.compiler.is_compiling()
+        flex = _compiled(flex_attention) if compiled else flex_attention
         mixed: Tensor = flex(q, k, v, block_mask=seen.blocks)
         return mixed
     if seen.band is not None:
@@ -130,7 +145,16 @@ def block_local(q: Tensor, k: Tensor, v: Tensor, seen: Visible) -> Tensor:
     return joined[..., :length, :]
 
 
+def allow_graphs() -> None:
+    """Beyond torch's limit of 8 graphs it would go on uncompiled, in FlexAttention with the square of all scores.
+
+    There is one for each kind of layer, shape of micro-batch and with or without gradients.
+    """
+    torch._dynamo.config.recompile_limit = 64
+
+
 @cache
 def _compiled(function: Any) -> Any:
     """FlexAttention is fast, and its masks small, only when they are compiled."""
+    allow_graphs()
     return torch.compile(function, dynamic=False)

@@ -59,8 +59,8 @@ class ModelConfig(BaseModel):
     mup_base_width: int | None = Field(
         None,
         gt=0,
-        description="muP: initial weights and learning rates scale from this d_model, at which they were tuned; "
-        "off by default.",
+        description="muP: initial weights and learning rates scale from this d_model, at which they were tuned, to "
+        "widths of more or fewer heads of the same d_model / n_head; off by default.",
     )
 
     @model_validator(mode="before")

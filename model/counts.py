@@ -46,5 +46,7 @@ def training_flops_per_token(config: ModelConfig) -> float:
     The count behind model FLOPs utilisation (Chowdhery et al. 2022, appendix B). A dense layer is counted as seeing
     all n_ctx positions, though the causal half could be left out, a banded one as seeing its band.
     """
-    seen = sum(min(config.band_of(layer) or config.n_ctx, config.n_ctx) for layer in range(config.n_layer))
+    bands = [config.band_of(layer) for layer in range(config.n_layer)]
+    wide = [band if band is None or config.causal else 2 * band - 1 for band in bands]
+    seen = sum(min(each or config.n_ctx, config.n_ctx) for each in wide)
     return 6.0 * count_parameters(config) + 12.0 * config.d_model * seen

@@ -36,7 +36,7 @@ class Reader:
         """Logits B V after the last n_ctx tokens of each text."""
         logits, self._cache = self._start(texts)
         self._rows: dict[int, int] = {text: text for text in range(len(texts))}  # of the cache, by text
-        return logits
+        return _finite(logits)
 
     def go_on(self, texts: list[list[int]], parents: list[int]) -> Tensor:
         """Logits B V after texts that are those of the call before, number `parents` B, and a token more."""
@@ -50,7 +50,7 @@ class Reader:
             parts.append(self._start([texts[text] for text in long])[0])
         self._rows = {text: row for row, text in enumerate(short)}
         order = sorted(range(len(texts)), key=(short + long).__getitem__)
-        return torch.cat(parts)[self._tensor(order)]
+        return _finite(torch.cat(parts)[self._tensor(order)])
 
     def _start(self, texts: list[list[int]]) -> tuple[Tensor, Cache]:
         windows = [torch.tensor(ids[-self._network.config.n_ctx :]) for ids in texts]
@@ -83,7 +83,7 @@ def generate(
     rounding of its logits. An empty prompt begins a document. Of a text longer than the network's context the last
     n_ctx tokens are seen.
 
-    Raises ValueError for options out of range and for a network that predicts no next token.
+    Raises ValueError for options out of range, and for a network that predicts no next token or no finite logits.
     """
     _check(temperature, top_k, top_p)
     reader = Reader(network)
@@ -147,6 +147,12 @@ def _likeliest(scores: Tensor, top_k: int | None, top_p: float) -> tuple[Tensor,
     if ((ordered - total).exp().sum(dim=-1) < top_p).any():
         ordered, ids = scores.sort(descending=True)
     return (ordered - total).exp(), ids
+
+
+def _finite(logits: Tensor) -> Tensor:
+    if not logits.isfinite().all():
+        raise ValueError("the network's logits are not finite: its weights are damaged, or its training diverged")
+    return logits
 
 
 def _check(temperature: float, top_k: int | None, top_p: float) -> None:

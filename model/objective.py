@@ -45,14 +45,18 @@ def masked_count(length: int) -> int:
 def _masked(config: ModelConfig, row: Tensor, seed: int, position: int) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs T, targets K and places K of one sequence.
 
+    Separators of documents are not masked, nor put in the place of others, since they tell where documents end.
     Raw words of a counter-based generator: what NumPy makes of them may change from release to release.
     """
     length, count = len(row), masked_count(len(row))
     words = np.random.Philox(key=seed, counter=[0, 0, 0, position]).random_raw(length + 2 * count)
-    places = torch.from_numpy(np.sort(np.argsort(words[:length], kind="stable")[:count]))
+    separators = (row == config.end_of_text if config.end_of_text is not None else torch.zeros_like(row)).numpy()
+    drawn = np.lexsort((words[:length], separators))[:count]
+    places = torch.from_numpy(np.sort(drawn))
     chance = torch.from_numpy(words[length : length + count] / 2.0**64)
     other = torch.from_numpy((words[length + count :] % np.uint64(config.vocab_size)).astype(np.int64))
     targets = row[places]
     shown = torch.where(chance < REPLACED_BY_MASK + REPLACED_BY_RANDOM, other, targets)
-    shown = torch.where(chance < REPLACED_BY_MASK, config.mask_id, shown)
+    masked = (chance < REPLACED_BY_MASK) | (shown == config.end_of_text if config.end_of_text is not None else False)
+    shown = torch.where(masked, config.mask_id, shown)
     return row.scatter(0, places, shown), targets, places

@@ -2,6 +2,9 @@ import os
 import sys
 from pathlib import Path
 
+# Before torch is imported: threads cost the small tensors here more than they bring.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from hypothesis import settings
 

@@ -207,22 +207,34 @@ def _remove(folder: Path) -> None:
 
 
 def read_model(folder: Path) -> ModelConfig:
-    """The configuration of a complete checkpoint's network."""
-    CheckpointManifest.load(folder)
+    """The configuration of a complete checkpoint's network. Raises InputError where it is not what was written."""
+    _check_files(folder, ("model.json", "tokenizer.json"))
     return ModelConfig.model_validate_json((folder / "model.json").read_text())
 
 
 def open_network(folder: Path) -> GPT:
     """The network of a checkpoint, in fp32 on the CPU, without an engine and without unpickling anything.
 
-    Raises InputError where any file of the checkpoint is not what its manifest says.
+    Raises InputError where a file of the network is not what the manifest says; the engine's own are not looked at.
     """
-    if faults := verify(folder):
-        raise InputError(f"{faults[0]}; restore the checkpoint or use another")
+    check_network(folder)
     with torch.device("meta"):  # weights that are replaced at once would double the memory
         network = GPT(read_model(folder))
     network.load_state_dict(dict(read_weights(folder)), assign=True)
     return network.eval()
+
+
+def check_network(folder: Path) -> None:
+    """Raises InputError where a file of the network is not what the manifest says."""
+    _check_files(folder, ("model.json", "tokenizer.json", "weights/"))
+
+
+def _check_files(folder: Path, names: tuple[str, ...]) -> None:
+    """Raises InputError for the first file, of those whose names begin so, that is not what the manifest says."""
+    entries = CheckpointManifest.load(folder).files
+    for name in (each for each in entries if each.startswith(names)):
+        if fault := entries[name].fault(folder / name):
+            raise InputError(f"{fault}; restore the checkpoint or use another")
 
 
 def read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:

@@ -6,19 +6,40 @@ which the graph would break, so there nothing is compiled but FlexAttention, whi
 activation checkpointing, which cannot see inside a compiled block; the compiler itself recomputes what is cheap.
 """
 
+import logging
+import os
+import shutil
+
 import torch
 
+from data_pipeline.errors import InputError
+from model.attention import allow_graphs
 from model.gpt import GPT
+
+log = logging.getLogger("thalweg.train")
 
 
 def compile_blocks(network: GPT, wanted: bool | None, zero_stage: int) -> bool:
-    """Compiles the blocks where it is wanted, or by default where it pays; returns whether it did."""
+    """Compiles the blocks where it is wanted, or by default where it pays; returns whether it did.
+
+    Raises InputError where it is wanted and there is no compiler.
+    """
     pays = torch.cuda.is_available() and zero_stage < 3 and network.recompute != "selective"
     chosen = pays if wanted is None else wanted
     if not chosen:
         return False
-    # One graph for each kind of layer, shape of micro-batch and with or without gradients.
-    torch._dynamo.config.recompile_limit = 64
+    if not _has_compiler():
+        if wanted:
+            raise InputError("train.compile: needs a C++ compiler; install g++, name one in CXX or leave it out")
+        log.warning("no C++ compiler was found: blocks are not compiled; install g++ for more speed")
+        return False
+    allow_graphs()
     for block in network.blocks:
         block.compile(dynamic=False)
     return True
+
+
+def _has_compiler() -> bool:
+    """Whether there is what torch's compiler calls, on a CPU for its kernels and on a GPU to launch them."""
+    named = (os.environ.get("CXX"), os.environ.get("CC"), "g++", "gcc", "clang++", "clang")
+    return any(shutil.which(each) for each in named if each)

@@ -60,10 +60,13 @@ class TrainConfig(Section):
     activation_checkpointing: Recompute = Field(
         "none",
         description="What a backward pass computes again instead of keeping: none; selective, all but matrix products "
-        "and attention; or k, every k-th block whole, 1 being all of them.",
+        "and attention (that of bands and documents on a GPU, which is compiled, is computed again, too); or k, every "
+        "k-th block whole, 1 being all of them.",
     )
     compile: bool | None = Field(
-        None, description="Compile the blocks with torch.compile; by default on a GPU below ZeRO stage 3."
+        None,
+        description="Compile the blocks with torch.compile; by default on a GPU below ZeRO stage 3, unless activation "
+        "checkpointing is selective.",
     )
     init_from: FilePath | None = Field(
         None,

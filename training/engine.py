@@ -99,7 +99,11 @@ class _CastToBf16(nn.Module):
             for name, weight in module.named_parameters(recurse=False):
                 self._masters.append((module, name, weight))
                 module._parameters[name] = weight.bfloat16()  # type: ignore[assignment]
-        outputs: tuple[Tensor, ...] = self.network(*inputs)
+        try:
+            outputs: tuple[Tensor, ...] = self.network(*inputs)
+        except BaseException:
+            self._restore()
+            raise
         if torch.is_grad_enabled():
             outputs[0].register_hook(lambda _: Variable._execution_engine.queue_callback(self._restore))
         else:

@@ -53,10 +53,12 @@ class Validation(Callback):
         summed, most = 0.0, -(-windows // world)
         for at in range(0, most, micro):
             chosen = mine[at : at + micro]
-            tokens = np.zeros((max(len(chosen), 1), run.stream.n_ctx + 1), dtype=np.int64)
+            # Always as many rows, though some are filler: each shape would be compiled for itself.
+            tokens = np.zeros((min(micro, most), run.stream.n_ctx + 1), dtype=np.int64)
             for row, window in zip(tokens, chosen, strict=False):
                 source.read(window, row)
-            _, losses = run.engine(*task(run.model, torch.from_numpy(tokens), run.stream.seed, chosen or [0]))
+            filler = [0] * (len(tokens) - len(chosen))
+            _, losses = run.engine(*task(run.model, torch.from_numpy(tokens), run.stream.seed, chosen + filler))
             summed += float(losses[: len(chosen)].double().sum())
         return (
             float(gather_rows(torch.tensor([[summed]], dtype=torch.float64, device=run.engine.device)).sum()) / windows

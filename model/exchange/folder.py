@@ -26,10 +26,13 @@ def read_fields(folder: Path) -> dict[str, Any]:
     from transformers import AutoConfig
 
     try:
-        family_of(json.loads((folder / CONFIG).read_text()))
+        described = json.loads((folder / CONFIG).read_text())
+        if not isinstance(described, dict):
+            raise ValueError("is no mapping of keys to values")
+        family_of(described)
         fields: dict[str, Any] = AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
-    except FileNotFoundError:
-        raise ValueError(f"holds no {CONFIG}") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"holds no {CONFIG}; name a folder of transformers") from None
     except ValueError as error:
         raise ValueError(f"{CONFIG}: {error}") from None
     except Exception as error:  # each field is checked by huggingface_hub, which raises its own
@@ -53,6 +56,8 @@ class _Tensors:
         path, stored = self._files.pop(name)
         with safe_open(path, "pt", backend="pread") as file:  # mapped files would stay in memory beside what is made
             tensor: Tensor = file.get_tensor(stored)
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name}: is of {tensor.dtype}; quantised weights are not read, fetch the floating ones")
         return tensor.float()
 
     def left(self) -> list[str]:
@@ -62,10 +67,13 @@ class _Tensors:
 
 def _stored(folder: Path) -> Iterator[tuple[Path, str]]:
     """File and name of each tensor."""
+    paths = [folder / WEIGHTS]
     if (folder / INDEX).is_file():
-        paths = [folder / name for name in sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))]
-    else:
-        paths = [folder / WEIGHTS]
+        try:
+            names = set(json.loads((folder / INDEX).read_text())["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(f"{INDEX}: is no index of weights; fetch it again") from None
+        paths = [folder / name for name in sorted(names)]
     for path in paths:
         if not path.is_file():
             raise ValueError(

@@ -20,7 +20,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.tokenizer import from_path
 from launcher.config import load_run
 from launcher.exchange import export_checkpoint, import_folder
-from launcher.init_from import check_weights, load_weights
+from launcher.init_from import check_weights, load_weights, pinned
 from launcher.resume import choose
 from model.config import ModelConfig
 from model.exchange import gpt2
@@ -235,6 +235,11 @@ def test_foreign_folders_that_do_not_fit_are_refused(saved: Path) -> None:
     (out / "tokenizer.json").unlink()
     with pytest.raises(InputError, match=r"out has neither tokenizer.json nor vocab.json"):
         import_folder(out, back, None, 1e-4)
+    larger = Tokenizer.from_str(tokenizer)
+    larger.add_tokens(["zzzzqqq"])
+    larger.save(str(out / "tokenizer.json"))
+    with pytest.raises(InputError, match=r"out: its tokenizer has 258 entries and its network 257; resize"):
+        import_folder(out, back, None, 1e-4)
     (out / "tokenizer.json").write_text(tokenizer)
     weights = load_file(out / "model.safetensors")
     del weights["transformer.ln_f.bias"]
@@ -242,6 +247,10 @@ def test_foreign_folders_that_do_not_fit_are_refused(saved: Path) -> None:
     with pytest.raises(InputError, match=r"out: transformer.ln_f.bias: is missing among the weights"):
         import_folder(out, back, None, 1e-4)
     assert nothing_is_left(back)
+    few = saved.parent / "few.txt"
+    few.write_text("word")
+    with pytest.raises(InputError, match=r"--text: has 4 tokens, too few to compare on"):
+        export(saved, saved.parent / "other", few)
     with pytest.raises(InputError, match=r"nowhere: holds no config.json"):
         import_folder(saved.parent / "nowhere", back, None, 1e-4)
 
@@ -331,6 +340,26 @@ def test_init_from_wants_the_same_vocabulary(saved: Path) -> None:
         InputError, match=r"saved has another vocabulary than .*other.json; prepare the data with token"
     ):
         check_weights(saved, ModelConfig.model_validate(SMALL), other)
+
+
+def test_init_from_is_pinned_to_the_folder_that_a_name_means(run: Path, saved: Path) -> None:
+    checkpoints = run.parent / "runs" / "x" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    saved.rename(checkpoints / "step-0000007")
+    run.write_text(yaml.safe_dump(RUN | {"train": RUN["train"] | {"init_from": "runs/x@latest"}}))
+    assert pinned(load_run(run)).train.init_from == checkpoints / "step-0000007"
+
+
+@pytest.mark.parametrize("file", ["model.json", "tokenizer.json"])
+def test_a_checkpoint_whose_description_is_damaged_is_named(file: str, saved: Path) -> None:
+    (saved / file).write_text("{")
+    for use in (
+        lambda: export(saved, saved.parent / "out"),
+        lambda: check_weights(saved, ModelConfig.model_validate(SMALL), saved / "tokenizer.json"),
+        lambda: load_weights(saved, GPT(ModelConfig.model_validate(SMALL))),
+    ):
+        with pytest.raises(InputError, match=rf"{file}: has 1 bytes.*restore the checkpoint or use another"):
+            use()
 
 
 def test_init_from_is_relative_to_its_file(run: Path) -> None:

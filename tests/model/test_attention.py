@@ -3,6 +3,7 @@
 Tolerance: fp32, 1e-5 relative to the largest entry, forward and backward.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -13,12 +14,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from model import attention
 from model.attention import Visible, attend, block_local, block_mask, visible
+from model.config import ModelConfig
+from model.gpt import GPT
+from model.objective import task
 
 CPU = torch.device("cpu")
 
 
-def qkv(batch: int, length: int, seed: int = 0, heads: int = 2, width: int = 8) -> list[Tensor]:
+def qkv(batch: int, length: int, seed: int = 0, heads: int = 2, width: int = 16) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(batch, heads, length, width, generator=generator) for _ in range(3)]
 
@@ -38,18 +43,18 @@ def reference(q: Tensor, k: Tensor, v: Tensor, seen: Visible) -> Tensor:
     return scores.masked_fill(hidden, -math.inf).softmax(-1) @ v
 
 
-def through(attention: Callable[..., Tensor], inputs: list[Tensor], seen: Visible, dtype: torch.dtype) -> list[Tensor]:
+def through(form: Callable[..., Tensor], inputs: list[Tensor], seen: Visible, dtype: torch.dtype) -> list[Tensor]:
     """Output and gradients."""
     leaves = [each.to(dtype, copy=True).requires_grad_() for each in inputs]
-    out = attention(*leaves, seen)
+    out = form(*leaves, seen)
     weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(9)).to(dtype)
     (out * weights).sum().backward()
     return [out.detach(), *(each.grad for each in leaves)]
 
 
-def assert_same(attention: Callable[..., Tensor], inputs: list[Tensor], seen: Visible) -> None:
+def assert_same(form: Callable[..., Tensor], inputs: list[Tensor], seen: Visible) -> None:
     expected = through(reference, inputs, Visible(seen.causal, seen.band, seen.documents), torch.float64)
-    for mine, right in zip(through(attention, inputs, seen, torch.float32), expected, strict=True):
+    for mine, right in zip(through(form, inputs, seen, torch.float32), expected, strict=True):
         torch.testing.assert_close(mine.double(), right, rtol=0, atol=1e-5 * max(1.0, float(right.abs().max())))
 
 
@@ -120,3 +125,42 @@ def test_banded_attention_costs_length_times_band() -> None:
 @pytest.mark.parametrize("band", [None, 8])
 def test_dense_form_is_taken_where_nothing_is_hidden(band: int | None) -> None:
     assert visible(True, band, None, 8, CPU) == Visible(True, None)
+
+
+@pytest.fixture
+def flexible(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of a GPU on a CPU: FlexAttention traced and differentiated, though not made into kernels."""
+    monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *_: None)
+    traced = functools.cache(functools.partial(torch.compile, dynamic=False, backend="aot_eager"))
+    monkeypatch.setattr(attention, "_compiled", traced)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+
+
+@pytest.mark.parametrize("documents", [True, False])
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.usefixtures("flexible")
+def test_a_network_trains_the_same_through_flex_attention(compiled: bool, documents: bool) -> None:
+    config = ModelConfig(n_layer=4, n_head=2, d_model=32, n_ctx=150, vocab_size=50, attention="alternating", band=20)
+    config = config.model_copy(update={"document_mask": documents, "end_of_text": 5})
+    networks = [GPT(config), GPT(config)]
+    for network in networks:
+        network.initialise(1)
+    if compiled:
+        for block in networks[0].blocks:
+            block.compile(dynamic=False, backend="aot_eager")
+    for step in range(3):  # with other documents each
+        tokens = torch.randint(50, (2, 151), generator=torch.Generator().manual_seed(step))
+        tokens[:, :: 17 + step] = 5
+        gradients = []
+        for network, devices in zip(networks, (("cpu",), ()), strict=True):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(attention, "FLEX_DEVICES", devices)
+                network.zero_grad()
+                network(*task(config, tokens, 0, range(2)))[0].backward()
+            gradients.append([parameter.grad.clone() for parameter in network.parameters()])
+        for mine, right in zip(*gradients, strict=True):
+            torch.testing.assert_close(mine, right, rtol=0, atol=1e-5 * float(right.abs().max()))
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert 1 <= graphs <= 4  # blocks or FlexAttention of each kind of layer, and masks: none anew for each step
+    assert not torch._dynamo.utils.counters["graph_break"]

@@ -56,9 +56,15 @@ def test_so_many_blocks_are_computed_again(recompute: Recompute, again: int) -> 
 
 
 @pytest.mark.parametrize("recompute", ["selective", 1])
-def test_selective_computes_no_product_again(recompute: Recompute) -> None:
+def test_selective_computes_no_product_and_no_attention_again(recompute: Recompute) -> None:
+    def attention(counted: Counter[str]) -> int:
+        return sum(count for name, count in counted.items() if "scaled_dot_product" in name and "backward" not in name)
+
     def products(counted: Counter[str]) -> int:
         return counted["aten.mm.default"] + counted["aten.addmm.default"]
+
+    assert attention(trained("none")[2]) == 4
+    assert attention(trained(recompute)[2]) == (4 if recompute == "selective" else 8)
 
     more = products(trained(recompute)[2]) - products(trained("none")[2])
     # Of a block's four linear layers the last one's output is needed by nobody.

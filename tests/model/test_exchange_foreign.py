@@ -202,6 +202,7 @@ def test_other_families_are_refused(tmp_path: Path) -> None:
     [
         (lambda weights: weights | {"adapter.weight": torch.ones(3)}, "transformer.adapter.weight: is a weight that"),
         (lambda weights: weights | {"transformer.wpe.weight": torch.ones(9, 32)}, "wpe.weight: has shape [9, 32]"),
+        (lambda weights: {k: v.char() for k, v in weights.items()}, "is of torch.int8; quantised weights are not read"),
         (lambda weights: {k: v for k, v in weights.items() if "ln_f.bias" not in k}, "ln_f.bias: is missing among"),
     ],
 )
@@ -226,6 +227,9 @@ def test_folders_that_are_none_are_refused(tmp_path: Path) -> None:
         read(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"no such thing")
     with pytest.raises(ValueError, match=r"model.safetensors: "):
+        read(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text('{"metadata": {}}')
+    with pytest.raises(ValueError, match=r"model.safetensors.index.json: is no index of weights; fetch it again"):
         read(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_layer": "many"}))
     with pytest.raises(ValueError, match=r"config.json: .*n_layer"):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model import generate as module
+from model.beam import beam_search
 from model.cache import Cache
 from model.config import ModelConfig
 from model.generate import choose, generate
@@ -88,6 +89,16 @@ def test_greedy_takes_the_most_likely_whatever_the_seed(network: GPT) -> None:
             assert chosen == int(network.logits(torch.tensor([ids[-CONFIG.n_ctx :]]))[0, -1].argmax())
         ids.append(chosen)
     assert len({tuple(sample(network, [3, 5], temperature=0, seed=seed)) for seed in range(5)}) == 1
+
+
+@pytest.mark.parametrize("write", [generate, lambda network, prompts, **how: beam_search(network, prompts[0], **how)])
+def test_a_network_that_diverged_writes_nothing(write: Any) -> None:
+    network = GPT(CONFIG)
+    network.initialise(4)
+    with torch.no_grad():
+        network.position_embedding.weight[2] = math.nan
+    with pytest.raises(ValueError, match="logits are not finite"):
+        write(network, [[1, 2]], max_tokens=5, end_of_text=END)
 
 
 def test_seed_decides_the_sample(network: GPT) -> None:

@@ -75,6 +75,19 @@ def test_a_known_mask_stays_what_it_is() -> None:
     assert task(DENOISE, torch.arange(41)[None], 7, [10]).places.tolist() == [[3, 5, 11, 16, 29, 35]]
 
 
+def test_separators_of_documents_are_neither_masked_nor_made() -> None:
+    config = DENOISE.model_copy(update={"end_of_text": 9, "document_mask": True})
+    tokens = windows(200)
+    tokens[:, ::7] = 9
+    network = GPT(config)
+    inputs, targets, _ = task(config, tokens, 3, range(200))
+    assert torch.equal(network.documents(inputs), network.documents(tokens[:, :-1]))
+    assert (targets != 9).all() and targets.shape[1] == 6
+    assert (inputs == config.mask_id).any()
+    # Where there is nothing else, separators have to do: every sequence masks as many.
+    assert task(config, torch.full((1, 41), 9), 3, [0]).targets.shape == (1, 6)
+
+
 @pytest.mark.parametrize("attention", ["dense", "alternating"])
 def test_denoising_sees_both_sides(attention: str) -> None:
     network = GPT(DENOISE.model_copy(update={"attention": attention, "band": 4, "n_layer": 1, "first_layer": "banded"}))

@@ -3,6 +3,7 @@ import shutil
 import pytest
 import torch
 
+from data_pipeline.errors import InputError
 from model.config import ModelConfig
 from model.gpt import GPT
 from model.objective import task
@@ -41,6 +42,14 @@ def test_layers_of_a_kind_share_a_graph_and_numbers_stay() -> None:
 def test_nothing_is_compiled_by_default_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert not compile_blocks(GPT(CONFIG), wanted=None, zero_stage=1)
+
+
+def test_without_a_compiler_it_is_left_out_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("PATH", "")
+    assert not compile_blocks(GPT(CONFIG), wanted=None, zero_stage=1)
+    with pytest.raises(InputError, match=r"train\.compile: needs a C\+\+ compiler; install g\+\+"):
+        compile_blocks(GPT(CONFIG), wanted=True, zero_stage=1)
 
 
 @pytest.mark.parametrize(
