@@ -2,7 +2,7 @@
 
 Rows are taken in chunks. The gradients are computed in the forward pass while a chunk's logits are there, so that
 they are computed once; `torch.nn.functional.linear_cross_entropy` does the same but gives one number for all rows,
-or recomputes (docs/decisions/0006-network.md has the measurements).
+or recomputes (measured in docs/network.md).
 """
 
 from typing import Any
@@ -14,8 +14,11 @@ from torch.autograd.function import once_differentiable
 LOGITS_BYTES = {"cpu": 128 * 2**20, "cuda": 512 * 2**20}
 """About so many bytes of logits are held at a time: enough rows for matrix products at full speed."""
 
-SOFTMAX_BYTES = {"cpu": 4 * 2**20, "cuda": 512 * 2**20}
+SOFTMAX_BYTES = {"cpu": 8 * 2**20, "cuda": 512 * 2**20}
 """About so many bytes of probabilities are worked on at a time: on a CPU what its cache holds."""
+
+ROUNDED_SUMS = 4
+"""Gradients of so many chunks are added up in the weight's type, of more in fp32, which costs memory and time."""
 
 
 def linear_cross_entropy(
@@ -38,16 +41,24 @@ class _LinearCrossEntropy(torch.autograd.Function):
         rows = len(hidden)
         losses = hidden.new_empty(rows, dtype=torch.float32)
         grad_hidden = torch.empty_like(hidden) if grads else None
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if grads else None
-        for part in _even_parts(rows, LOGITS_BYTES, hidden, len(weight) * hidden.element_size()):
-            logits = hidden[part] @ weight.T
+        parts = _even_parts(rows, LOGITS_BYTES, hidden, len(weight) * hidden.element_size())
+        sums = weight.dtype if len(parts) <= ROUNDED_SUMS else torch.float32
+        grad_weight = torch.zeros_like(weight, dtype=sums) if grads else None
+        # One buffer for all chunks: fresh memory of that size costs a CPU as much as the products.
+        buffer = hidden.new_empty(max(part.stop - part.start for part in parts), len(weight))
+        for part in parts:
+            logits = torch.mm(hidden[part], weight.T, out=buffer[: part.stop - part.start])
             logits[:, vocab_size:] = -torch.inf
             losses[part] = _softmax_in_place(logits, targets[part])
             if grad_hidden is None or grad_weight is None:
                 continue
             weighted = row_weights[part, None]
-            grad_hidden[part] = (logits @ weight) * weighted
-            grad_weight += logits.T @ (hidden[part] * weighted).type_as(hidden)
+            torch.mm(logits, weight, out=grad_hidden[part]).mul_(weighted)
+            rows_of_weight = (hidden[part] * weighted).type_as(hidden)
+            if sums == weight.dtype:
+                grad_weight.addmm_(logits.T, rows_of_weight)
+            else:
+                grad_weight += logits.T @ rows_of_weight
         ctx.gradients = (grad_hidden, grad_weight, weight.dtype)
         ctx.mark_non_differentiable(losses)
         return (losses * row_weights).sum(), losses
@@ -62,14 +73,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 def _softmax_in_place(logits: Tensor, targets: Tensor) -> Tensor:
     """Losses C of logits C V, in fp32; the logits become their gradients: probabilities, less 1 at the target."""
-    losses = []
-    for part in _even_parts(len(logits), SOFTMAX_BYTES, logits, logits.shape[1] * 4):
-        logs = logits[part].float().log_softmax(dim=-1)
+    losses = logits.new_empty(len(logits), dtype=torch.float32)
+    parts = _even_parts(len(logits), SOFTMAX_BYTES, logits, logits.shape[1] * 4)
+    buffer = logits.new_empty(max(part.stop - part.start for part in parts), logits.shape[1], dtype=torch.float32)
+    for part in parts:
         at = targets[part, None]
-        losses.append(-logs.gather(1, at).squeeze(1))
+        logs = buffer[: part.stop - part.start].copy_(logits[part])
+        torch.log_softmax(logs, dim=-1, out=logs)
+        losses[part] = -logs.gather(1, at).squeeze(1)
         probabilities = logs.exp_()
-        logits[part] = probabilities.scatter_add_(1, at, torch.full_like(losses[-1], -1)[:, None])
-    return torch.cat(losses)
+        logits[part] = probabilities.scatter_add_(1, at, probabilities.new_full(at.shape, -1))
+    return losses
 
 
 def _even_parts(rows: int, budget: dict[str, int], on: Tensor, row_bytes: int) -> list[slice]:
