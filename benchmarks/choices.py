@@ -1,17 +1,16 @@
 """What each choice of the network bought: the choice and its alternatives, interleaved, on this CPU.
 
-    python -P benchmarks/choices.py [--rounds 15] [--out FILE.md]
+    python benchmarks/choices.py [--rounds 15] [--out FILE.md]
 
 Every row is one step (forward and backward, and AdamW where it says so) of 12 layers x 384 with a vocabulary of 50257
 on 4 sequences of 512 tokens in bf16, or the part of it that is named. Ratios are of the alternative's time over the
-choice's, the geometric mean over the rounds with a 95 % interval (t of the logarithms). Memory is what the resident set
+choice's, with an interval as in benchmarks/compare.py. Memory is what the resident set
 grew by at its peak over what earlier rounds had left in the process; what a forward pass keeps for the backward pass is
 told apart.
 """
 
 import argparse
 import gc
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -19,6 +18,9 @@ from datetime import date
 from pathlib import Path
 
 import torch
+from compare import METHOD, paired_ratio
+from contenders import Memory
+from step import machine
 from torch.nn import LinearCrossEntropyOptions
 from torch.nn import functional as F
 
@@ -31,7 +33,6 @@ from model.objective import task
 
 CONFIG = ModelConfig(n_layer=12, n_head=6, d_model=384, n_ctx=512)
 BATCH = 4
-T_975 = {14: 2.145, 19: 2.093, 29: 2.045}
 Case = Callable[[], object]
 
 
@@ -119,7 +120,9 @@ def kept_mib(recompute: Recompute) -> float:
     network = GPT(CONFIG, recompute).bfloat16()
     tokens = torch.randint(CONFIG.vocab_size, (BATCH, CONFIG.n_ctx), generator=torch.Generator().manual_seed(1))
     gc.collect()
-    before = {each.untyped_storage().data_ptr() for each in gc.get_objects() if issubclass(type(each), torch.Tensor)}
+    # Subclasses are left out: those that the compiler traces with have no storage.
+    alive = (each for each in gc.get_objects() if type(each) in (torch.Tensor, torch.nn.Parameter))
+    before = {each.untyped_storage().data_ptr() for each in alive}
     kept: dict[int, int] = {}
 
     def keep(each: torch.Tensor) -> torch.Tensor:
@@ -152,27 +155,16 @@ def families() -> dict[str, Callable[[], dict[str, Case]]]:
     }
 
 
-def reset_peak() -> None:
-    """Lets VmHWM begin anew at what is resident now."""
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def resident(field: str) -> int:
-    """VmRSS or VmHWM in bytes."""
-    line = next(each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith(field))
-    return int(line.split()[1]) * 1024
-
-
 def measure(cases: dict[str, Case], rounds: int) -> dict[str, tuple[list[float], int]]:
     """Seconds of each round and bytes that the resident set grew by; warmed up, in a changing order."""
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     grown: dict[str, int] = {}
     for name, case in cases.items():
         case()
-        reset_peak()
-        before = resident("VmRSS")
+        memory = Memory("cpu")
+        memory.reset()
         case()
-        grown[name] = resident("VmHWM") - before
+        grown[name] = memory.peak()
     names = list(cases)
     for turn in range(rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
@@ -187,12 +179,8 @@ def rows(measured: dict[str, tuple[list[float], int]]) -> list[str]:
     (chosen, _), *_ = measured.values()
     lines = []
     for name, (seconds, grown) in measured.items():
-        logs = [math.log(a / b) for a, b in zip(seconds, chosen, strict=True)]
-        mean, deviation = statistics.mean(logs), statistics.stdev(logs)
-        half = T_975.get(len(logs) - 1, 2.145) * deviation / math.sqrt(len(logs))
-        ratio = f"{math.exp(mean):.2f} ({math.exp(mean - half):.2f} to {math.exp(mean + half):.2f})"
         milliseconds = 1000 * statistics.median(seconds)
-        lines.append(f"| {name} | {milliseconds:.0f} | {ratio} | {grown / 2**20:.0f} |")
+        lines.append(f"| {name} | {milliseconds:.0f} | {paired_ratio(seconds, chosen)} | {grown / 2**20:.0f} |")
     return lines
 
 
@@ -203,6 +191,7 @@ def main() -> None:
     parser.add_argument("--only", choices=families(), help="one family of choices")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    where = machine("cpu", torch.get_num_threads())
     lines = ["| | ms, median | time over the first's (95 %) | MiB at the peak |", "| --- | ---: | ---: | ---: |"]
     for name, cases in families().items():
         if options.only in (None, name):
@@ -216,12 +205,9 @@ def main() -> None:
         lines += ["", f"MiB of activations kept for the backward pass, by `activation_checkpointing`: {told}."]
         print(lines[-1])
     if options.out:
-        model = next(each for each in Path("/proc/cpuinfo").read_text().splitlines() if each.startswith("model name"))
-        machine = f"{model.split(':')[1].strip()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-        head = (
-            f"# Choices of the network, {date.today()}\n\n`python -P benchmarks/choices.py --rounds {options.rounds}`"
-        )
-        options.out.write_text(f"{head} on {machine}.\n\n" + "\n".join(lines) + "\n")
+        command = f"`python benchmarks/choices.py --rounds {options.rounds}` on {where}."
+        head = [f"# Choices of the network, {date.today()}", "", command, "", METHOD, ""]
+        options.out.write_text("\n".join([*head, *lines]) + "\n")
 
 
 if __name__ == "__main__":

@@ -213,15 +213,15 @@ def bands(found: dict[str, Measured]) -> list[str]:
     return [f"Banded over dense: {ratio} times the tokens/s, {share:.2f} times the memory.", ""]
 
 
-def machine(options: argparse.Namespace) -> str:
+def machine(device: str, threads: int) -> str:
     """Where it was measured."""
-    if options.device == "cuda":
+    if device == "cuda":
         name = torch.cuda.get_device_name()
     else:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(each.partition(":")[2].strip() for each in lines if each.startswith("model name"))
     cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
-    return f"{name}, {cores} cores, {options.threads} threads, torch {torch.__version__}, load at the start {load:.1f}"
+    return f"{name}, {cores} cores, {threads} threads, torch {torch.__version__}, load at the start {load:.1f}"
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -244,7 +244,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main() -> None:
     """Measures, prints, and writes where it is told to."""
     options = parse(sys.argv[1:])
-    where = machine(options)
+    where = machine(options.device, options.threads)
     command = shlex.join(["python", "benchmarks/step.py", *sys.argv[1:]])
     report = [f"# Training steps, {date.today()}", "", f"`{command}` on {where}.", "", METHOD, "", MEMORY, ""]
     raw: dict[str, Any] = {"date": str(date.today()), "command": command, "machine": where, "cases": {}}

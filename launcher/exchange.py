@@ -31,6 +31,9 @@ T = TypeVar("T")
 COMPARED_TOKENS = 512
 """The text is cut to so many tokens, or where layers are banded to enough to look beyond the band."""
 
+CHARACTERS = 32
+"""So many of the text are read for each of these tokens: always enough, and a small part of a large file."""
+
 LEAST_TOKENS = 16
 """A text of fewer proves nothing."""
 
@@ -44,7 +47,7 @@ def export_checkpoint(name: str, out: Path, text: Path | None, tolerance: float,
     source, max_shard_bytes = checkpoint.find(name), _size(max_shard_size)
     config = checkpoint.read_model(source)
     family = _asked(source, lambda: families.target(config))
-    passage = _passage(text)
+    passage = _passage(text, config)
     if config.document_mask:
         log.info("document_mask is a matter of training: transformers will read a text as one document")
     with _whole_folder(out) as partial:
@@ -73,7 +76,7 @@ def import_folder(source: Path, out: Path, text: Path | None, tolerance: float) 
     end_of_text = _end_of_text(tokenizer, source)
     _check_end(source, end_of_text)
     _check_vocabulary(source, tokenizer, config)
-    passage = _passage(text)
+    passage = _passage(text, config)
     if config.end_of_text is None:
         config = config.model_copy(update={"end_of_text": end_of_text})
     with _whole_folder(out) as partial:
@@ -136,27 +139,29 @@ def _whole_folder(final: Path) -> Iterator[Path]:
     to_disk(final.parent)
 
 
-def _passage(path: Path | None) -> str:
-    """The text to compare on: the file's, or English that is on every machine with Python."""
+def _passage(path: Path | None, config: ModelConfig) -> str:
+    """The beginning of the text to compare on: the file's, or English that is on every machine with Python."""
     if path is None:
         from pydoc_data.topics import topics
 
-        return "\n".join(topics[topic] for topic in sorted(topics))
+        return "\n".join(topics[topic] for topic in sorted(topics))[: CHARACTERS * _compared_tokens(config)]
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
     if not text.strip():
         raise InputError(f"{path}: holds no text; give a file with some hundred words")
-    return text
+    return text[: CHARACTERS * _compared_tokens(config)]
+
+
+def _compared_tokens(config: ModelConfig) -> int:
+    beyond = config.band + COMPARED_TOKENS // 2 if config.attention == "alternating" else 0
+    return min(max(COMPARED_TOKENS, beyond), config.n_ctx)
 
 
 def _tokens(tokenizer: Tokenizer, passage: str, config: ModelConfig) -> Tensor:
     """The token ids 1 T of the passage that both networks are to read."""
-    length = COMPARED_TOKENS
-    if config.attention == "alternating":
-        length = max(length, config.band + COMPARED_TOKENS // 2)
-    ids = _ids(tokenizer, passage)[: min(length, config.n_ctx)]
+    ids = _ids(tokenizer, passage)[: _compared_tokens(config)]
     if len(ids) < min(LEAST_TOKENS, config.n_ctx):
         raise InputError(f"--text: has {len(ids)} tokens, too few to compare on; give some hundred words")
     return torch.tensor([ids])

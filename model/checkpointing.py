@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-Recompute = int | Literal["none", "selective"]
+Recompute = Literal["none", "selective"] | int
 
 _aten = torch.ops.aten
 EXPENSIVE = {

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from data_pipeline.config import FilePath, Section
+from model.checkpointing import Recompute
 
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 
@@ -28,10 +29,6 @@ def _recompute(value: Any) -> Any:
     if value in ("none", "selective") or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
         return value
     raise ValueError("should be none, selective or a whole number k from 1 on")
-
-
-Recompute = Annotated[Literal["none", "selective"] | int, BeforeValidator(_recompute)]
-"""What activation checkpointing does, as model.checkpointing has it."""
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -57,7 +54,7 @@ class TrainConfig(Section):
     eps: float = Field(1e-8, gt=0, description="AdamW's epsilon.")
     grad_clip: float = Field(1.0, ge=0, description="Largest norm of the whole gradient; 0 does not clip.")
     precision: Literal["bf16", "fp32"] = Field("bf16", description="Of forward and backward; the optimizer's is fp32.")
-    activation_checkpointing: Recompute = Field(
+    activation_checkpointing: Annotated[Recompute, BeforeValidator(_recompute)] = Field(
         "none",
         description="What a backward pass computes again instead of keeping: none; selective, all but matrix products "
         "and attention (that of bands and documents on a GPU, which is compiled, is computed again, too); or k, every "

@@ -91,3 +91,9 @@ def sine_table(config: ModelConfig, name: str) -> Iterator[tuple[str, Tensor]]:
     """Sinusoidal positions as a learned table called `name`; nothing where positions are learned."""
     if config.position == "sinusoidal":
         yield name, sinusoids(torch.arange(config.n_ctx), config.d_model)
+
+
+def zero_qkv_biases(config: ModelConfig, names: Names) -> Iterator[tuple[str, Tensor]]:
+    """The biases of queries, keys and values that a family always has; nothing where our network has them, too."""
+    for layer in range(0 if config.has_qkv_bias else config.n_layer):
+        yield names.of(f"blocks.{layer}.attention.qkv.bias"), torch.zeros(3 * config.d_model)

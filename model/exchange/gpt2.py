@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.exchange.family import Fields, Foreign, Names, require, require_network, sine_table
+from model.exchange.family import Fields, Foreign, Names, require, require_network, sine_table, zero_qkv_biases
+from model.mup import is_hidden
 
 TYPE = "gpt2"
 NAMES = Names(
@@ -61,23 +61,17 @@ def config(fields: Fields) -> ModelConfig:
 
 
 def exported(config: ModelConfig, name: str, value: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """What one of our parameters becomes."""
-    yield NAMES.of(name), value.T.contiguous() if _is_linear(name) else value
+    """What one of our parameters becomes; their Conv1D keeps a matrix as inputs x outputs, the transpose of ours."""
+    yield NAMES.of(name), value.T.contiguous() if is_hidden(name) else value
 
 
 def imported(config: ModelConfig, name: str, foreign: Foreign) -> Tensor:
     """One of our parameters, of theirs."""
     value = foreign.take(NAMES.of(name))
-    return value.T.contiguous() if _is_linear(name) else value
+    return value.T.contiguous() if is_hidden(name) else value
 
 
 def implied(config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
     """Zero biases of queries, keys and values, and the table of sinusoidal positions."""
     yield from sine_table(config, NAMES.of("position_embedding.weight"))
-    for layer in range(0 if config.has_qkv_bias else config.n_layer):
-        yield NAMES.of(f"blocks.{layer}.attention.qkv.bias"), torch.zeros(3 * config.d_model)
-
-
-def _is_linear(name: str) -> bool:
-    """Whether they keep a matrix as inputs x outputs, the transpose of ours (their class Conv1D)."""
-    return name.startswith("blocks.") and name.endswith(("qkv.weight", "out.weight", "up.weight"))
+    yield from zero_qkv_biases(config, NAMES)

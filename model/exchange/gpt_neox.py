@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.exchange.family import Fields, Foreign, Names, require, require_network
+from model.exchange.family import Fields, Foreign, Names, require, require_network, zero_qkv_biases
 
 TYPE = "gpt_neox"
 NAMES = Names(
@@ -87,8 +87,7 @@ def imported(config: ModelConfig, name: str, foreign: Foreign) -> Tensor:
 
 def implied(config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
     """Zero biases of queries, keys and values."""
-    for layer in range(0 if config.has_qkv_bias else config.n_layer):
-        yield NAMES.of(f"blocks.{layer}.attention.qkv.bias"), torch.zeros(3 * config.d_model)
+    yield from zero_qkv_biases(config, NAMES)
 
 
 def _swapped(value: Tensor, outer: int, inner: int) -> Tensor:

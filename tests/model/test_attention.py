@@ -137,6 +137,7 @@ def flexible(monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.utils.counters.clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("documents", [True, False])
 @pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.usefixtures("flexible")

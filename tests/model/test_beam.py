@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import networks
 from model.beam import beam_search, score
 from model.config import ModelConfig
 from model.generate import generate
@@ -20,14 +21,7 @@ ALL = 4**5
 
 
 def shaken(config: ModelConfig, seed: int = 9) -> GPT:
-    """Far from a uniform distribution."""
-    network = GPT(config)
-    network.initialise(4)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
-    return network
+    return networks.shaken(config, by=0.2, drawn=4, noise=seed)
 
 
 @torch.no_grad()

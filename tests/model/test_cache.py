@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import networks
 from model.config import ModelConfig
 from model.gpt import GPT
 
@@ -21,14 +22,7 @@ def config_of(**fields: Any) -> ModelConfig:
 
 @cache
 def network_of(config: ModelConfig) -> GPT:
-    """A network with weights large enough, biases and gains included, that every one of them matters."""
-    network = GPT(config)
-    network.initialise(1)
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
-    return network
+    return networks.shaken(config, by=0.2)
 
 
 def token_ids(*shape: int, seed: int = 3) -> Tensor:

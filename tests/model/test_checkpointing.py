@@ -1,5 +1,6 @@
 import gc
 from collections import Counter
+from functools import cache
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@cache
 def trained(recompute: Recompute) -> tuple[float, list[torch.Tensor], Counter[str], int]:
     """Loss, gradients, operations of forward and backward, and bytes kept for the backward pass."""
     network = GPT(CONFIG, recompute)

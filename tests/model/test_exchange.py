@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+import networks
 from model.config import ModelConfig
 from model.exchange import families, folder, parity
 from model.exchange.family import scaled
@@ -59,13 +60,8 @@ def config_of(case: str) -> ModelConfig:
 
 
 def shaken(config: ModelConfig) -> GPT:
-    """A network with weights large enough, biases and gains included, that every one of them matters."""
-    network = GPT(config)
-    network.initialise(1)
-    generator = torch.Generator().manual_seed(5)
+    network = networks.shaken(config, by=0.15)
     with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.15)
         network.token_embedding.weight[config.vocab_size :] = 0
     return network.eval()
 
@@ -110,6 +106,7 @@ def in_our_terms(model: torch.nn.Module, config: ModelConfig) -> Iterator[tuple[
         yield name, gradient
 
 
+@pytest.mark.slow
 @every_case
 @pytest.mark.parametrize("kind", ["random", "text"])
 def test_logits_and_gradients_are_those_of_transformers(case: str, kind: str, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import networks
 from model import generate as module
 from model.beam import beam_search
 from model.cache import Cache
@@ -21,14 +22,7 @@ END = 39
 
 
 def shaken(config: ModelConfig) -> GPT:
-    """Far from a uniform distribution, so that sampling is seen."""
-    network = GPT(config)
-    network.initialise(4)
-    generator = torch.Generator().manual_seed(9)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
-    return network
+    return networks.shaken(config, by=0.2, drawn=4, noise=9)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
+import networks
 from model.config import ModelConfig
 from model.gpt import GPT
 from model.objective import task
@@ -22,13 +23,7 @@ def network_of(config: ModelConfig = SMALL, seed: int = 1) -> GPT:
 
 
 def shaken(config: ModelConfig = SMALL) -> GPT:
-    """A network with weights large enough, biases and gains included, that every one of them matters."""
-    network = network_of(config)
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.15)
-    return network
+    return networks.shaken(config, by=0.15)
 
 
 def token_ids(*shape: int, seed: int = 3, vocab_size: int = SMALL.vocab_size) -> Tensor:

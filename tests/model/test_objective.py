@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import networks
 from model.config import ModelConfig
 from model.gpt import GPT
 from model.objective import masked_count, task
@@ -90,11 +91,9 @@ def test_separators_of_documents_are_neither_masked_nor_made() -> None:
 
 @pytest.mark.parametrize("attention", ["dense", "alternating"])
 def test_denoising_sees_both_sides(attention: str) -> None:
-    network = GPT(DENOISE.model_copy(update={"attention": attention, "band": 4, "n_layer": 1, "first_layer": "banded"}))
-    network.initialise(1)
+    changes = {"attention": attention, "band": 4, "n_layer": 1, "first_layer": "banded"}
+    network = networks.shaken(DENOISE.model_copy(update=changes), by=0.2, noise=2)
     with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)), alpha=0.2)
         tokens = windows(1)[:, :-1]
         other = tokens.clone()
         other[0, 20] = (other[0, 20] + 1) % 128

@@ -76,7 +76,7 @@ def run_worker(stage: int, precision: str, processes: int, variant: str = "plain
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_every_stage_trains_like_a_plain_loop(stage: int, precision: str, processes: int) -> None:
-    compare(stage, precision, run_worker(stage, precision, processes), MODEL)
+    assert_trains_like_a_plain_loop(precision, run_worker(stage, precision, processes), MODEL)
 
 
 @pytest.mark.slow
@@ -86,15 +86,16 @@ def test_every_variant_trains_like_a_plain_loop(stage: int, precision: str, vari
     model, _, compiles = VARIANTS[variant]
     if compiles and (stage == 3 or shutil.which("g++") is None):
         pytest.skip("nothing is compiled at stage 3, and nothing without a compiler")
-    compare(stage, precision, run_worker(stage, precision, 2, variant), model)
+    assert_trains_like_a_plain_loop(precision, run_worker(stage, precision, 2, variant), model)
 
 
-def compare(stage: int, precision: str, seen: dict, model: ModelConfig) -> None:
+def assert_trains_like_a_plain_loop(precision: str, seen: dict, model: ModelConfig) -> None:
     losses, norms, weights = plain_loop(precision, model)
     # Before the first step nothing differs but the order of sums: nobody has stepped while the engine was built.
     assert seen["losses"][0] == pytest.approx(losses[0], rel=2e-6 if precision == "fp32" else 2e-4)
     assert seen["losses"] == pytest.approx(losses, rel=LOSS_TOLERANCE[precision])
     assert seen["norms"] == pytest.approx(norms, rel=NORM_TOLERANCE[precision])
-    assert seen["losses"][-1] < seen["losses"][0] - 0.15
+    # Outputs divided by the width multiple make muP's network begin more slowly.
+    assert seen["losses"][-1] < seen["losses"][0] - (0.15 if model.mup_base_width else 0.5)
     if precision == "fp32":  # in bf16 AdamW makes a large step of a gradient near zero, whatever its sign
         assert seen["weights"] == pytest.approx(weights, rel=1e-4, abs=1e-4)
