@@ -83,7 +83,7 @@ def _stored(folder: Path) -> Iterator[tuple[Path, str]]:
             with safe_open(path, "pt") as file:
                 yield from ((path, name) for name in file.keys())  # noqa: SIM118 (not a mapping)
         except SafetensorError as error:
-            raise ValueError(f"{path.name}: {error}") from None
+            raise ValueError(f"{path.name}: {error}; fetch it again") from None
 
 
 def _whole_name(name: str, prefix: str) -> str:
