@@ -5,12 +5,14 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BENCH := .bench-venv
 BENCH_INSTALLED := $(BENCH)/.installed
+STREAM_BENCH := .stream-bench-venv
+STREAM_BENCH_INSTALLED := $(STREAM_BENCH)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup smoke test test-fast lint types format reference bench-env bench clean
+.PHONY: help setup smoke test test-fast lint types format reference bench-env bench stream-bench-env stream-bench clean
 
 help: ## What the targets do
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## Create .venv with everything
 
@@ -27,7 +29,7 @@ test: setup ## All tests
 	$(BIN)/python -P -m pytest
 
 test-fast: setup ## The tests that take seconds
-	$(BIN)/python -P -m pytest -m 'not slow'
+	$(BIN)/python -P -m pytest -m 'not slow' -n auto --dist worksteal
 
 lint: setup ## Lint and format, as the pre-commit hooks do
 	$(BIN)/ruff check .
@@ -54,5 +56,15 @@ $(BENCH_INSTALLED): benchmarks/requirements.txt
 bench: setup bench-env ## Training steps against other trainers, into benchmarks/results; on a quiet machine
 	$(BIN)/python benchmarks/step.py --out benchmarks/results
 
+stream-bench-env: $(STREAM_BENCH_INSTALLED) ## Create .stream-bench-venv with other loaders of tokens
+
+$(STREAM_BENCH_INSTALLED): benchmarks/requirements-stream.txt
+	test -x $(STREAM_BENCH)/bin/python || $(PYTHON) -m venv $(STREAM_BENCH)
+	$(STREAM_BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements-stream.txt
+	touch $@
+
+stream-bench: setup stream-bench-env ## The stream against other loaders, into benchmarks/results; on a quiet machine
+	$(BIN)/python -P benchmarks/stream.py --cold --scale --out benchmarks/results
+
 clean: ## Remove the environment and caches; runs/ and prepared/ stay
-	rm -rf $(VENV) $(BENCH) .mypy_cache .pytest_cache .ruff_cache .hypothesis thalweg.egg-info
+	rm -rf $(VENV) $(BENCH) $(STREAM_BENCH) .mypy_cache .pytest_cache .ruff_cache .hypothesis thalweg.egg-info

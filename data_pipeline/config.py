@@ -3,32 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from data_pipeline.config_base import FilePath, Location, Section
+from data_pipeline.source_config import RunSource
 
-def _beside_its_file(value: Any) -> Any:
-    """Joins a relative path to the folder of the YAML file that it was read from.
-
-    The YAML loader hands over strings that know their folder, so that a path keeps its meaning when its
-    file is extended by one in another folder. Paths from elsewhere are relative to the working directory, and
-    become absolute, too: a configuration is written into the run folder and read back from there.
-    """
-    if not isinstance(value, str | Path):
-        return value
-    try:
-        return Path(getattr(value, "folder", Path.cwd())) / Path(value).expanduser()
-    except RuntimeError:
-        raise ValueError("begins with the home of a user whom this machine does not know") from None
-
-
-FilePath = Annotated[Path, BeforeValidator(_beside_its_file)]
-"""A path that is relative to the YAML file it stands in."""
-
-
-class Section(BaseModel):
-    """A part of a configuration: unknown keys are errors, values do not change once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+Weight = Annotated[float, Field(ge=0)]
+Exhausted = Literal["error", "stop", "redistribute"]
 
 
 class TrainTokenizer(Section):
@@ -132,27 +113,99 @@ class Recipe(Section):
         return self
 
 
+class PhaseConfig(Section):
+    """A part of the run with weights of its own; each source goes on where it stood."""
+
+    until_tokens: int | None = Field(
+        None, gt=0, description="Tokens of the run at which it ends, in whole sequences; the last one may have no end."
+    )
+    weights: dict[str, Weight] | None = Field(None, min_length=1, description="Shares by source, as in `mixture`.")
+    alpha: float | None = Field(None, ge=0, le=1, description="Instead of weights, as `alpha` beside `mixture`.")
+    interpolate: bool = Field(
+        False, description="Move to these weights in a straight line, from those of the phase before."
+    )
+
+    @model_validator(mode="after")
+    def _one_kind_of_weights(self) -> "PhaseConfig":
+        if (self.weights is None) == (self.alpha is None):
+            raise ValueError("give either weights or alpha")
+        return self
+
+
+class CacheConfig(Section):
+    """Room on this machine's own disk for shards that lie elsewhere, shared by all processes and runs."""
+
+    path: FilePath = Field(description="The folder.")
+    size: int = Field(gt=0, description="Bytes it may hold, such as 200G; what was used the longest ago goes first.")
+
+
 class DataConfig(Section):
     """The `data:` section of a run: what it reads and in which shares."""
 
-    path: FilePath | None = Field(None, description="A prepared folder.")
+    path: Location | None = Field(
+        None, description="A prepared folder, or the URL of one on an object store, such as s3://bucket/prepared."
+    )
     prepare: FilePath | None = Field(
         None, description="A recipe to prepare on first use, into `path`, or else into prepared/<name of the recipe>."
     )
-    mixture: dict[str, float] = Field(
-        min_length=1, description="Shares of training tokens by source, normalised, kept as whole 1/65536."
+    mixture: dict[str, Weight] | None = Field(
+        None, min_length=1, description="Shares of training tokens by source, normalised, kept as whole 1/65536."
+    )
+    alpha: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Instead of mixture: shares of all sources by the alpha-th power of their tokens; 1 is by size, 0 "
+        "the same for each.",
+    )
+    phases: list[PhaseConfig] | None = Field(
+        None, min_length=1, description="Instead of mixture: weights that change at given tokens."
+    )
+    max_epochs: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict, description="How often a source may be read at most, such as {wikipedia: 4}."
+    )
+    exhausted: Exhausted = Field(
+        "error",
+        description="What happens when a source has reached max_epochs: error, found before the run begins; stop ends "
+        "the run there; redistribute gives its share to the others in proportion to theirs.",
+    )
+    open_shards: int = Field(
+        16,
+        gt=0,
+        description="A source of more shards than this is shuffled among so many at a time, with one joining and one "
+        "leaving in turns: reads stay large and few files open. Part of the order of data.",
+    )
+    sources: dict[str, RunSource] = Field(
+        default_factory=dict,
+        description="Sources besides those of `path`, by name: token files of other systems, text.",
+    )
+    storage: dict[str, Any] = Field(
+        default_factory=dict,
+        description="What fsspec needs to open a URL besides what it finds in the environment, such as endpoint_url. "
+        "It is written into the run folder: no secrets here.",
+    )
+    cache: CacheConfig | None = Field(
+        None, description="Read `path` through a bounded folder on this machine; needed for a URL."
     )
 
     @model_validator(mode="after")
     def _complete(self) -> "DataConfig":
-        if self.path is None and self.prepare is None:
-            raise ValueError("give path (a prepared folder) or prepare (a recipe)")
+        if self.path is None and self.prepare is None and not self.sources:
+            raise ValueError("give path (a prepared folder), prepare (a recipe) or sources")
+        if sum(each is not None for each in (self.mixture, self.alpha, self.phases)) != 1:
+            raise ValueError("give one of mixture, alpha and phases")
+        if isinstance(self.path, str):
+            if self.prepare is not None:
+                raise ValueError(
+                    "prepare writes into a folder of this machine, and path is a URL; leave one of them out"
+                )
+            if self.cache is None:
+                raise ValueError("path is a URL: give cache, such as {path: /scratch/thalweg, size: 200G}")
         return self
 
     @property
-    def folder(self) -> Path:
-        """The prepared folder, there or to be."""
-        if self.path is not None:
-            return self.path
-        assert self.prepare is not None
-        return Path("prepared") / self.prepare.stem
+    def folder(self) -> Path | str | None:
+        """The prepared folder, there or to be; None where there are other sources alone."""
+        if self.path is None and self.prepare is not None:
+            return Path("prepared") / self.prepare.stem
+        return self.path

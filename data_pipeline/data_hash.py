@@ -14,9 +14,12 @@ def begin(manifest_hash: str, n_ctx: int) -> str:
     return blake2b(f"{manifest_hash} {n_ctx}".encode(), digest_size=16).hexdigest()
 
 
-def token_hash(tokens: npt.NDArray[Any]) -> int:
-    """Hash of the very bytes of one sequence [T] as they are handed to the network, a signed 64-bit number."""
-    return int(np.uint64(xxhash.xxh3_64_intdigest(tokens.tobytes())).astype(np.int64))
+def token_hashes(tokens: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Hashes [N], signed 64-bit numbers, of the bytes of each sequence of `tokens` [N, T].
+
+    They are hashed in the narrowest type that holds the vocabulary, whatever type a file or the network has them in.
+    """
+    return np.array([xxhash.xxh3_64_intdigest(row.data) for row in tokens], dtype=np.uint64).view(np.int64)
 
 
 def extend(running: str, sequences: Iterable[tuple[str, int, int]]) -> str:

@@ -1,60 +1,23 @@
 """From the stream to one rank's batches: dealing, filling up, reading ahead."""
 
-import queue
-import threading
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Generic, Self, TypeVar, cast
+from collections.abc import Iterable, Iterator
+from functools import cache
+from itertools import islice, pairwise, repeat
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from data_pipeline.data_hash import token_hash
+from data_pipeline.data_hash import token_hashes
+from data_pipeline.deal import Deal
+from data_pipeline.read_ahead import ReadAhead
+from data_pipeline.shard import Index
 from data_pipeline.stream import Located, Stream, StreamState
 
-T = TypeVar("T")
 
-
-@dataclass(frozen=True)
-class Deal:
-    """How the sequences of a global batch are dealt to ranks and micro-batches.
-
-    Every rank runs the same forwards. A rank that was dealt one sequence less than others computes one of
-    weight zero in its place.
-    """
-
-    sequences: int
-    world_size: int
-    micro_batch: int
-    """At most this many sequences a forward."""
-
-    @property
-    def slots(self) -> int:
-        """Sequences that every rank computes, filler included."""
-        return -(-self.sequences // self.world_size)
-
-    @property
-    def forwards(self) -> list[slice]:
-        """The slots of each forward, as even as they go."""
-        count = -(-self.slots // self.micro_batch)
-        bounds = [self.slots * at // count for at in range(count + 1)]
-        return [slice(*pair) for pair in pairwise(bounds)]
-
-    @property
-    def wasted(self) -> float:
-        """Share of the computed sequences that is filler."""
-        return 1 - self.sequences / (self.world_size * self.slots)
-
-    def part(self, rank: int) -> slice:
-        """The sequences of the global batch that `rank` computes: neighbours, so that ranks in turn keep the order."""
-        bounds = [self.sequences * each // self.world_size for each in (rank, rank + 1)]
-        return slice(*bounds)
-
-
-@dataclass(frozen=True)
-class MicroBatch:
+class MicroBatch(NamedTuple):
     """One forward: `tokens` [B, T + 1], `weights` [B], which are 0 for filler and 1 otherwise, and stream positions."""
 
     tokens: torch.Tensor
@@ -62,16 +25,51 @@ class MicroBatch:
     positions: list[int]
 
 
-@dataclass(frozen=True)
-class RankBatch:
+class RankBatch(NamedTuple):
     """One rank's part of a global batch of `sequences`."""
 
     sequences: int
     located: Located
-    token_hashes: list[int]
+    token_hashes: Index
     micro_batches: list[MicroBatch]
     state: StreamState
     """The state of the stream after this global batch."""
+    text_states: dict[str, Any]
+    """Where this rank stands after it in the sources that are read as text."""
+
+
+class _Planned(NamedTuple):
+    """A coming batch: its global number of sequences, this rank's part of the plan's, and the state after it."""
+
+    sequences: int
+    part: slice
+    state: StreamState
+
+
+class _Plan(NamedTuple):
+    """Where one rank's parts of some coming batches are: all their sequences `located` [N], and the batches."""
+
+    located: Located
+    batches: list[_Planned]
+
+
+class _Read(NamedTuple):
+    """What was planned, read: `tokens` [N, T + 1] of the narrowest type, and the hash [N] of each sequence."""
+
+    plan: _Plan
+    tokens: npt.NDArray[Any]
+    hashes: Index
+    text_states: dict[str, Any]
+
+
+READ_TOGETHER = 2**21
+"""Bytes of tokens that are read at once: small batches are read many at a time, which costs less for each."""
+
+PLANNED_TOGETHER = 4096
+"""Sequences that are located at once, for the same reason."""
+
+BATCHES_AHEAD = 8
+"""The pages of at least so many batches are asked for before they are read."""
 
 
 class Loader:
@@ -81,92 +79,133 @@ class Loader:
     """
 
     def __init__(
-        self, stream: Stream, state: StreamState, sequences: int, micro_batch: int, rank: int = 0, world_size: int = 1
+        self,
+        stream: Stream,
+        state: StreamState,
+        sequences: int | Iterable[int],
+        micro_batch: int,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
-        """`sequences` are those of a global batch; the first batch begins at `state`."""
-        self._stream, self._state, self._rank = stream, state, rank
-        self._deal = Deal(sequences, world_size, micro_batch)
-        self._batches = ReadAhead(self._read_all(), depth=2)
+        """The first batch begins at `state`.
 
-    def _locate_all(self) -> Iterator[tuple[Located, StreamState]]:
-        state = self._state
-        while True:
-            positions, state = state.take(self._deal.sequences)
-            located = self._stream.locate(positions[self._deal.part(self._rank)])
-            self._stream.will_need(located)
-            yield located, state
+        `sequences` are those of a global batch: a number, or one for each batch that follows, for batches that grow.
+        """
+        self._stream, self._state = stream, state
+        self._sizes = repeat(sequences) if isinstance(sequences, int) else iter(sequences)
+        self._micro_batch, self._rank, self._world_size = micro_batch, rank, world_size
+        self._deals: dict[int, tuple[Deal, list[torch.Tensor]]] = {}
+        self._read_ahead = ReadAhead(self._read_all(), depth=2)
+        self._batches = self._assembled()
 
-    def _read_all(self) -> Iterator[RankBatch]:
-        ahead: deque[tuple[Located, StreamState]] = deque()
-        for planned in self._locate_all():
-            ahead.append(planned)
-            if len(ahead) > 8:
-                yield self._read(*ahead.popleft())
+    def _deal(self, sequences: int) -> tuple[Deal, list[torch.Tensor]]:
+        """How a global batch is dealt, and the weights of each of this rank's forwards."""
+        if sequences not in self._deals:
+            deal = Deal(sequences, self._world_size, self._micro_batch)
+            part = deal.part(self._rank)
+            real = np.arange(deal.slots) < part.stop - part.start
+            self._deals[sequences] = deal, [_tensor(real[each].astype(np.float32)) for each in deal.forwards]
+        return self._deals[sequences]
 
-    def _read(self, located: Located, state: StreamState) -> RankBatch:
-        real = len(located.position)
-        tokens = np.zeros((self._deal.slots, self._stream.n_ctx + 1), dtype=np.int64)
-        weights = np.zeros(self._deal.slots, dtype=np.float32)
-        self._stream.read(located, tokens[:real])
-        weights[:real] = 1
-        positions = located.position.tolist() + [0] * (self._deal.slots - real)
-        hashes = [token_hash(row) for row in tokens[:real]]
-        micro_batches = [
-            MicroBatch(torch.from_numpy(tokens[each]), torch.from_numpy(weights[each]), positions[each])
-            for each in self._deal.forwards
-        ]
-        return RankBatch(self._deal.sequences, located, hashes, micro_batches, state)
+    @property
+    def waited(self) -> float:
+        """Seconds for which the loop has waited for a batch so far."""
+        return self._read_ahead.waited
+
+    def _groups(self) -> Iterator[list[int]]:
+        """The sizes of batches that are planned together: few at first, so that the first one is soon there."""
+        count = 1
+        while group := list(islice(self._sizes, count)):
+            yield group
+            count = min(2 * count, max(PLANNED_TOGETHER // self._deal(group[-1])[0].slots, 1))
+
+    def _plans(self) -> Iterator[_Plan]:
+        """Where coming batches are, as many as are read together; ends where the order of data does."""
+        state, end = self._state, self._stream.schedule.end
+        for group in self._groups():
+            stops = np.cumsum(group)
+            positions, _ = state.take(int(stops[-1]))
+            last = positions[stops - 1]
+            if end is not None:
+                group = group[: int((last < end.position).sum())]
+            if not group:
+                return
+            parts = [self._deal(size)[0].part(self._rank) for size in group]
+            starts = (stops[: len(group)] - group).tolist()
+            mine = [
+                positions[start + part.start : start + part.stop] for start, part in zip(starts, parts, strict=True)
+            ]
+            states = [StreamState(each + 1, state.skipped) for each in last[: len(group)].tolist()]
+            state, located = states[-1], self._stream.locate(np.concatenate(mine))
+            cuts = np.cumsum([0, *map(len, mine)]).tolist()
+            yield from self._cut(located, list(zip(group, pairwise(cuts), states, strict=True)))
+
+    def _cut(self, located: Located, batches: list[tuple[int, tuple[int, int], StreamState]]) -> Iterator[_Plan]:
+        """Plans of so many batches as are read together, asked for ahead."""
+        row_bytes = (self._stream.n_ctx + 1) * self._stream.dtype.itemsize
+        together = max(READ_TOGETHER // (self._deal(batches[-1][0])[0].slots * row_bytes), 1)
+        if self._stream.texts:  # whose place is noted after each batch
+            together = 1
+        for at in range(0, len(batches), together):
+            some = batches[at : at + together]
+            first, last = some[0][1][0], some[-1][1][1]
+            part = located.part(slice(first, last))
+            self._stream.fetch_ahead(part, some[-1][2].position)
+            self._stream.will_need(part)
+            planned = [_Planned(size, slice(start - first, stop - first), state) for size, (start, stop), state in some]
+            yield _Plan(part, planned)
+
+    def _read_all(self) -> Iterator[_Read]:
+        plans = self._plans()
+        yield from map(self._read, islice(plans, 1))  # the first one at once, with nothing asked for ahead
+        ahead: deque[_Plan] = deque()
+        for plan in plans:
+            ahead.append(plan)
+            while sum(len(each.batches) for each in ahead) - len(ahead[0].batches) >= BATCHES_AHEAD:
+                yield self._read(ahead.popleft())
+        while ahead:
+            yield self._read(ahead.popleft())
+        if not self._stream.schedule.stops:
+            self._stream.schedule.refuse_end()
+
+    def _read(self, plan: _Plan) -> _Read:
+        tokens = self._stream.read(plan.located)
+        return _Read(plan, tokens, token_hashes(tokens), self._stream.text_states())
+
+    def _assembled(self) -> Iterator[RankBatch]:
+        for plan, tokens, hashes, text_states in self._read_ahead:
+            for sequences, part, state in plan.batches:
+                located = plan.located.part(part)
+                micro_batches = self._micro_batches(sequences, located, tokens[part])
+                yield RankBatch(sequences, located, hashes[part], micro_batches, state, text_states)
+
+    def _micro_batches(self, sequences: int, located: Located, tokens: npt.NDArray[Any]) -> list[MicroBatch]:
+        """One rank's sequences [N, T + 1] by forward, filled up."""
+        deal, weights = self._deal(sequences)
+        filler, wide = deal.slots - len(tokens), tokens.astype(np.int64)
+        if filler:
+            wide = np.concatenate([wide, np.zeros((filler, wide.shape[1]), dtype=np.int64)])
+        positions = located.position.tolist() + [0] * filler
+        forwards = zip(deal.forwards, weights, strict=True)
+        return [MicroBatch(_tensor(wide[each]), weight, positions[each]) for each, weight in forwards]
 
     def __iter__(self) -> Iterator[RankBatch]:
         return self._batches
 
+    def __next__(self) -> RankBatch:
+        return next(self._batches)
+
     def close(self) -> None:
         """Ends the thread."""
-        self._batches.close()
+        self._read_ahead.close()
 
 
-class ReadAhead(Generic[T]):
-    """Runs an iterator in a thread, `depth` items ahead; its exceptions come out where its items do."""
+def _tensor(values: npt.NDArray[Any]) -> torch.Tensor:
+    """In memory from which a GPU copies while it computes, where there is one."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory() if _has_gpu() else tensor
 
-    def __init__(self, items: Iterator[T], depth: int) -> None:
-        self._queue: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(items,), name="read-ahead", daemon=True)
-        self._thread.start()
 
-    def _run(self, items: Iterator[T]) -> None:
-        try:
-            for item in items:
-                if not self._put((item, None)):
-                    return
-            self._put((None, StopIteration()))
-        except BaseException as error:
-            self._put((None, error))
-
-    def _put(self, entry: tuple[T | None, BaseException | None]) -> bool:
-        while not self._closed.is_set():
-            try:
-                self._queue.put(entry, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> T:
-        if self._closed.is_set():
-            raise StopIteration
-        item, error = self._queue.get()
-        if error is not None:
-            self._queue.put((None, error))
-            raise error
-        return cast(T, item)
-
-    def close(self) -> None:
-        """Ends the thread; items read ahead are dropped."""
-        self._closed.set()
-        while not self._queue.empty():
-            self._queue.get_nowait()
-        self._thread.join()
+@cache
+def _has_gpu() -> bool:
+    return torch.cuda.is_available()

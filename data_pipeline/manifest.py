@@ -53,13 +53,18 @@ class Manifest(BaseModel):
         except FileNotFoundError:
             hint = "preparing it was not finished" if folder.is_dir() else "there is no such folder"
             raise InputError(f"{path}: is missing, {hint}: run `thalweg prepare`") from None
+        return Manifest.parse(data, str(path)), xxhash.xxh3_128_hexdigest(data)
+
+    @staticmethod
+    def parse(data: bytes, where: str) -> "Manifest":
+        """What a manifest.json says. Raises InputError, which calls it `where`, if it is none."""
         try:
             version = json.loads(data).get("format_version")
             if version != FORMAT_VERSION:
-                raise InputError(f"{path}: has format version {version}, this release reads {FORMAT_VERSION}")
-            return Manifest.model_validate_json(data), xxhash.xxh3_128_hexdigest(data)
+                raise InputError(f"{where}: has format version {version}, this release reads {FORMAT_VERSION}")
+            return Manifest.model_validate_json(data)
         except (ValueError, AttributeError, ValidationError) as error:
-            raise InputError(f"{path}: is no manifest ({str(error).splitlines()[0]})") from None
+            raise InputError(f"{where}: is no manifest ({str(error).splitlines()[0]})") from None
 
     def save(self, folder: Path) -> None:
         """Writes `manifest.json` so that it is either whole or not there."""
@@ -71,11 +76,7 @@ class Manifest(BaseModel):
             for entries in source.splits.values():
                 yield from entries
 
-
-def verify_folder(folder: Path) -> list[str]:
-    """Reads every file of a prepared folder and lists what is wrong with it, a line a fault."""
-    manifest, _ = Manifest.load(folder)
-    expected = {folder / "tokenizer.json": manifest.tokenizer.file}
-    for shard in manifest.shards():
-        expected |= {folder / (shard.name + suffix): entry for suffix, entry in shard.files.items()}
-    return [fault for path, entry in expected.items() if (fault := entry.fault(path))]
+    def files(self) -> dict[str, FileEntry]:
+        """Every file of the folder but the manifest, by its name there."""
+        shards = {shard.name + suffix: entry for shard in self.shards() for suffix, entry in shard.files.items()}
+        return {"tokenizer.json": self.tokenizer.file} | shards

@@ -1,7 +1,9 @@
 """Which source each position of the stream belongs to: exact shares, from one table."""
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,24 +14,25 @@ PERIOD = 2**16
 """Weights are whole multiples of 1/PERIOD, and the order of the sources repeats after PERIOD positions."""
 
 Index = npt.NDArray[np.int64]
+Target = npt.NDArray[np.floating[Any]]
 
 
-def quantise(weights: Mapping[str, float]) -> dict[str, int]:
+def quantise(weights: Mapping[str, float], key: str = "data.mixture") -> dict[str, int]:
     """Whole numbers that add to PERIOD, as near to the normalised weights as they go.
 
     A weight above zero keeps at least 1. Rounding is by largest remainder, so each share is less than
     1/PERIOD off unless a tiny weight was lifted to 1.
 
-    Raises InputError for a negative or infinite weight, or where none is above zero.
+    Raises InputError, which names `key`, for a negative or infinite weight, or where none is above zero.
     """
     for name, weight in weights.items():
         if not 0 <= weight < float("inf"):
-            raise InputError(f"data.mixture.{name}: is {weight}; a weight is a number from 0 on")
+            raise InputError(f"{key}.{name}: is {weight}; a weight is a number from 0 on")
     total = sum(weights.values())
     if total == 0:
-        raise InputError("data.mixture: has no weight above 0; give at least one source a share")
+        raise InputError(f"{key}: has no weight above 0; give at least one source a share")
     if len(weights) > PERIOD:
-        raise InputError(f"data.mixture: has {len(weights)} sources; at most {PERIOD} can be mixed")
+        raise InputError(f"{key}: has {len(weights)} sources; at most {PERIOD} can be mixed")
     exact = {name: weight / total * PERIOD for name, weight in weights.items()}
     whole = {name: max(int(share), int(weights[name] > 0)) for name, share in exact.items()}
     while (missing := PERIOD - sum(whole.values())) != 0:
@@ -41,7 +44,8 @@ def quantise(weights: Mapping[str, float]) -> dict[str, int]:
     return whole
 
 
-def chairman_table(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.uint16]:
+@lru_cache(maxsize=64)
+def chairman_table(counts: tuple[int, ...]) -> npt.NDArray[np.uint16]:
     """The source of each position of one period [PERIOD], where source i comes `counts[i]` times.
 
     After any k positions the source has come `counts[i] * k / PERIOD` times, at most 1 - 1/(2n - 2) off
@@ -49,44 +53,41 @@ def chairman_table(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.uint16]:
     a source is released once it is due by more than the slack, has a deadline beyond which the bound would
     break, and the earliest deadline goes first. All in whole numbers.
     """
-    active = np.flatnonzero(counts)
+    active = [source for source, count in enumerate(counts) if count]
     slack = max(2 * len(active) - 2, 1)
-    turns: list[tuple[int, int, int]] = []
+    releases, keys = [], []
     for source in active:
         turn = np.arange(counts[source], dtype=np.int64)
         share = slack * counts[source]
         release = -(-PERIOD * (slack * turn + 1) // share)
         deadline = PERIOD * (slack * turn + slack - 1) // share + 1
-        turns += zip(release.tolist(), deadline.tolist(), [int(source)] * len(turn), strict=True)
-    turns.sort()
-    table = np.empty(PERIOD, dtype=np.uint16)
-    released: list[tuple[int, int]] = []
-    at = 0
-    for position in range(PERIOD):
-        while at < PERIOD and turns[at][0] <= position + 1:
-            heapq.heappush(released, turns[at][1:])
+        releases.append(release)
+        keys.append(deadline * PERIOD + source)  # one number for the heap: by deadline, then by source
+    release, key = np.concatenate(releases), np.concatenate(keys)
+    coming = key[np.argsort(release, kind="stable")].tolist()
+    released_by = np.searchsorted(np.sort(release), np.arange(1, PERIOD + 1), side="right").tolist()
+    table, heap, at = [], list[int](), 0
+    for until in released_by:
+        while at < until:
+            heapq.heappush(heap, coming[at])
             at += 1
-        table[position] = heapq.heappop(released)[1]
-    return table
+        table.append(heapq.heappop(heap))
+    made = (np.array(table) % PERIOD).astype(np.uint16)
+    made.flags.writeable = False
+    return made
 
 
 class Mixture:
-    """Maps a position of the stream to its source and to how many of that source came before it."""
+    """Constant shares: maps a position to its source and to how many of that source came before it."""
 
-    def __init__(self, weights: Mapping[str, float]) -> None:
-        """`weights` are shares by source, not necessarily normalised."""
-        self.names = tuple(weights)
-        self.counts = np.array(list(quantise(weights).values()), dtype=np.int64)
-        self._table = chairman_table(self.counts)
-        self._turns = [np.flatnonzero(self._table == source) for source in range(len(self.names))]
+    def __init__(self, counts: npt.ArrayLike) -> None:
+        """`counts` [number of sources] are the shares as whole multiples of 1/PERIOD, and add to PERIOD."""
+        self.counts = np.asarray(counts, dtype=np.int64)
+        self._table = chairman_table(tuple(self.counts.tolist()))
+        self._turns = [np.flatnonzero(self._table == source) for source in range(len(self.counts))]
         self._ordinal = np.empty(PERIOD, dtype=np.int64)
         for turns in self._turns:
             self._ordinal[turns] = np.arange(len(turns))
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """The share of each source, as it is kept."""
-        return {name: int(count) / PERIOD for name, count in zip(self.names, self.counts, strict=True)}
 
     def locate(self, positions: Index) -> tuple[Index, Index]:
         """Source [N] of each position [N], and the number of earlier positions [N] with the same source."""
@@ -99,3 +100,24 @@ class Mixture:
         period, within = divmod(position, PERIOD)
         partial = [int(np.searchsorted(turns, within)) for turns in self._turns]
         return period * self.counts + np.array(partial, dtype=np.int64)
+
+    def consumed_by(self, source: Index, positions: Index) -> Index:
+        """How many of the first `positions` [N] positions belong to the source [N] beside each."""
+        period, within = np.divmod(positions, PERIOD)
+        taken = period * self.counts[source]
+        for each in np.flatnonzero(np.bincount(source)).tolist():
+            chosen = source == each
+            taken[chosen] += np.searchsorted(self._turns[each], within[chosen])
+        return taken
+
+    def target(self, position: float) -> Target:
+        """What the shares of the first `position` positions amount to exactly [number of sources]."""
+        return self.counts * (position / PERIOD)
+
+    def describe(self, names: Sequence[str]) -> str:
+        """The shares by name, those of zero left out: two mixtures of one description are the same."""
+        return " ".join(f"{name} {count}" for name, count in zip(names, self.counts.tolist(), strict=True) if count)
+
+    def shares(self, position: int) -> Target:
+        """The share of each source [number of sources] at a position, the same at all."""
+        return self.counts / PERIOD

@@ -1,35 +1,44 @@
-"""The order of data: the sequence at position i is a pure function of (folder, mixture, seed, i).
+"""The order of data: the sequence at position i is a pure function of (data, mixture, seed, i).
 
 Nothing is stored but one integer and the skipped ranges, so that a resume, another number of processes or
 another micro-batch can neither repeat nor drop a sequence, and a trillion tokens open as fast as a million.
+Only a source that is text until it is read keeps a place of its own, in each process.
 """
 
-import resource
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
-from data_pipeline.errors import InputError
-from data_pipeline.manifest import Manifest
-from data_pipeline.mixture import Mixture
-from data_pipeline.permutation import Permutation
-from data_pipeline.shards import Shard, ShardEntry
+from data_pipeline.phases import Schedule
+from data_pipeline.prepared_shard import PreparedShard
+from data_pipeline.shard import Index, Shard
+from data_pipeline.shards import token_type
+from data_pipeline.source import Source
+from data_pipeline.text_stream import TextStreamSource
+from data_pipeline.vocabulary import Vocabulary
 
-Index = npt.NDArray[np.int64]
+if TYPE_CHECKING:
+    from data_pipeline.shard_cache import ShardCache
 
 
 class Located(NamedTuple):
-    """Where sequences come from, each [N]: positions of the stream, and source, epoch and window."""
+    """Where sequences come from, each [N]: positions of the stream, and source, epoch and window.
+
+    Of text that is read as a stream the epoch is 0 and the window known once it is read.
+    """
 
     position: Index
     source: Index
     epoch: Index
     window: Index
+
+    def part(self, chosen: slice) -> "Located":
+        """Some of them."""
+        return Located(*(each[chosen] for each in self))
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,16 @@ class StreamState:
     def __post_init__(self) -> None:
         if self.position < 0 or not all(0 <= start <= stop for start, stop in self.skipped):
             raise ValueError(f"{self} is no state of a stream: ranges run from a start to a stop at or behind it")
+
+    def after(self, count: int) -> "StreamState":
+        """The state after the next `count` positions, without listing them."""
+        at, missing = self.position, count
+        for start, stop in sorted(self.skipped):
+            free = max(start - at, 0)
+            if stop <= at or missing <= free:
+                continue
+            at, missing = stop, missing - free
+        return StreamState(at + missing, self.skipped)
 
     def take(self, count: int) -> tuple[Index, "StreamState"]:
         """The next `count` positions [count] that are not skipped, and the state after them."""
@@ -57,111 +76,113 @@ class StreamState:
         return np.concatenate(pieces), StreamState(at + missing, self.skipped)
 
 
-class Source:
-    """One source of a prepared folder, cut into windows of `n_ctx + 1` tokens that share their edges.
-
-    Windows do not cross shards: of each shard at most `n_ctx` tokens at its end are never read.
-    """
-
-    def __init__(self, folder: Path, name: str, entries: Sequence[ShardEntry], vocab_size: int, n_ctx: int) -> None:
-        self.name, self.n_ctx, self.entries = name, n_ctx, entries
-        self._shards = [Shard(folder, entry, vocab_size) for entry in entries]
-        windows = [max(entry.tokens - 1, 0) // n_ctx for entry in entries]
-        self._ends = np.cumsum(windows, dtype=np.int64)
-        self.windows = int(sum(windows))
-        self.tokens = sum(entry.tokens for entry in entries)
-
-    def _place(self, window: int) -> tuple[Shard, int]:
-        shard = int(np.searchsorted(self._ends, window, side="right"))
-        first = int(self._ends[shard - 1]) if shard else 0
-        return self._shards[shard], (window - first) * self.n_ctx
-
-    def read(self, window: int, out: npt.NDArray[Any]) -> None:
-        """Copies one window into `out` [n_ctx + 1]."""
-        shard, start = self._place(window)
-        shard.read(start, out)
-
-    def will_need(self, window: int) -> None:
-        """Asks for the pages of a window ahead of its use."""
-        shard, start = self._place(window)
-        shard.will_need(start, self.n_ctx + 1)
-
-
-def _allow_open_files(shards: int) -> None:
-    """Every shard that was touched stays mapped and holds a file open; the usual soft limit is 1024.
-
-    Raises InputError where the hard limit is too low, which a run would otherwise meet hours later.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = shards + 512
-    if hard not in (resource.RLIM_INFINITY, -1) and needed > hard:
-        raise InputError(
-            f"the limit of open files is {hard}, the mixture has {shards} shards: raise it (`ulimit -n {needed}`) "
-            "or prepare with a larger shard_tokens"
-        )
-    if soft != resource.RLIM_INFINITY and needed > soft:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-
-
 class Stream:
-    """A prepared folder read in the order that mixture and seed give it."""
+    """Sources read in the order that schedule and seed give them."""
 
-    def __init__(self, folder: Path, mixture: Mapping[str, float], seed: int, n_ctx: int) -> None:
-        """Opens the training split of `folder`.
+    def __init__(
+        self,
+        sources: Sequence[Source | TextStreamSource],
+        schedule: Schedule,
+        vocabulary: Vocabulary,
+        identity: str,
+        seed: int,
+        n_ctx: int,
+        held_out: Sequence[Source] = (),
+        cache: "ShardCache | None" = None,
+    ) -> None:
+        """`sources` are those of the schedule, in its order; `identity` is a hash that says which data they are.
 
-        Raises InputError for a source that is not in the folder or has not one window of `n_ctx` + 1 tokens.
+        `held_out` are the parts for validation of those that have one; `cache` is what prepared shards come through.
         """
-        self.folder, self.seed, self.n_ctx = folder, seed, n_ctx
-        self.manifest, self.manifest_hash = Manifest.load(folder)
-        # By name: the order in which a file lists its sources is not part of the order of data.
-        self.mixture = Mixture(dict(sorted(mixture.items())))
-        self.sources = [self._source(name, "train") for name in self.mixture.names]
-        for source, count in zip(self.sources, self.mixture.counts, strict=True):
-            if count and not source.windows:
-                raise InputError(
-                    f"data.mixture.{source.name}: has {source.tokens} tokens in {folder}, too few for one sequence "
-                    f"of n_ctx + 1 = {n_ctx + 1}; give it more data, a smaller n_ctx or the weight 0"
-                )
-        self._windows = np.array([max(source.windows, 1) for source in self.sources], dtype=np.int64)
-        self._permutations: dict[tuple[int, int], Permutation] = {}
-        _allow_open_files(sum(len(source.entries) for source in self.sources))
+        assert tuple(source.name for source in sources) == schedule.names
+        self.sources, self.schedule, self.vocabulary = tuple(sources), schedule, vocabulary
+        self.identity, self.seed, self.n_ctx = identity, seed, n_ctx
+        self.held_out, self.dtype, self._cache = tuple(held_out), token_type(vocabulary.size), cache
+        self._asked: list[str] = []
+        self.texts = {source.name: source for source in sources if isinstance(source, TextStreamSource)}
 
-    def _source(self, name: str, split: str) -> Source:
-        if name not in self.manifest.sources:
-            known = ", ".join(self.manifest.sources)
-            raise InputError(f"data.mixture.{name}: is not a source of {self.folder}, which has {known}")
-        entries = self.manifest.sources[name].splits.get(split, [])
-        return Source(self.folder, name, entries, self.manifest.tokenizer.vocab_size, self.n_ctx)
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sources, in the order in which they are numbered."""
+        return self.schedule.names
 
-    def validation(self) -> list[Source]:
-        """The held-out windows of each source of the mixture."""
-        return [self._source(name, "validation") for name in self.mixture.names]
-
-    def _permutation(self, source: int, epoch: int) -> Permutation:
-        """The order of one epoch of a source, keyed by the source's name so that other sources do not matter."""
-        if (source, epoch) not in self._permutations:
-            key = xxhash.xxh3_64_intdigest(f"{self.seed}/{self.mixture.names[source]}/{epoch}".encode())
-            if len(self._permutations) > 4 * len(self.sources):
-                self._permutations.clear()
-            self._permutations[source, epoch] = Permutation(self.sources[source].windows, key)
-        return self._permutations[source, epoch]
+    def holds(self, state: StreamState, count: int) -> bool:
+        """Whether the next `count` sequences are there: an order that stops when a source runs out has an end."""
+        end = self.schedule.end
+        return end is None or count == 0 or int(state.take(count)[0][-1]) < end.position
 
     def locate(self, positions: Index) -> Located:
-        """Source, epoch and window of each position [N], by arithmetic alone."""
-        source, ordinal = self.mixture.locate(positions)
-        epoch, within = np.divmod(ordinal, self._windows[source])
-        window = np.empty_like(within)
-        for each, turn in np.unique(np.stack([source, epoch]), axis=1).T.tolist():
-            chosen = (source == each) & (epoch == turn)
-            window[chosen] = self._permutation(each, turn)(within[chosen])
-        return Located(positions, source, epoch, window)
+        """Source, epoch and window of each position [N], by arithmetic alone.
 
-    def read(self, located: Located, out: npt.NDArray[Any]) -> None:
-        """Copies the tokens of each sequence into `out` [N, n_ctx + 1]."""
-        for row, source, window in zip(out, located.source.tolist(), located.window.tolist(), strict=True):
-            self.sources[source].read(window, row)
+        Raises InputError for a position behind the end of the order.
+        """
+        number, before = self.schedule.locate(positions)
+        epoch, window = np.zeros_like(before), before
+        for each in np.flatnonzero(np.bincount(number)).tolist():
+            source = self.sources[each]
+            if isinstance(source, Source):
+                chosen = np.flatnonzero(number == each)
+                epoch[chosen], window[chosen] = source.locate(before[chosen])
+        return Located(positions, number, epoch, window)
+
+    def read(self, located: Located) -> npt.NDArray[Any]:
+        """The tokens of each sequence [N, n_ctx + 1], in the narrowest type.
+
+        Fills in the windows of those that are read as text.
+        """
+        out = np.empty((len(located.position), self.n_ctx + 1), dtype=self.dtype)
+        row, done = np.empty_like(located.position), 0
+        for each in np.flatnonzero(np.bincount(located.source)).tolist():
+            chosen, source = np.flatnonzero(located.source == each), self.sources[each]
+            part = out[done : done + len(chosen)]
+            if isinstance(source, Source):
+                row[chosen] = done + source.read(located.window[chosen], part)
+            else:
+                located.window[chosen] = source.read(part)
+                row[chosen] = np.arange(done, done + len(chosen))
+            done += len(chosen)
+        return out[row]
 
     def will_need(self, located: Located) -> None:
         """Asks the kernel for the pages of sequences that will be read soon."""
-        for source, window in zip(located.source.tolist(), located.window.tolist(), strict=True):
-            self.sources[source].will_need(window)
+        for each in np.flatnonzero(np.bincount(located.source)).tolist():
+            source = self.sources[each]
+            if isinstance(source, Source):
+                source.will_need(located.window[located.source == each])
+
+    def fetch_ahead(self, located: Located, position: int) -> None:
+        """Asks the cache, if there is one, for the shards of sequences and for those that come after `position`."""
+        if self._cache is None:
+            return
+        shards: list[Shard] = []
+        for each, window in zip(located.source.tolist(), located.window.tolist(), strict=True):
+            source = self.sources[each]
+            if isinstance(source, Source):
+                shards.append(source.place(window)[0])
+        counts = self.schedule.consumed(position).tolist()
+        ahead = [
+            source.shards_ahead(count)
+            for source, count in zip(self.sources, counts, strict=True)
+            if isinstance(source, Source)
+        ]
+        shards += [shard for turn in zip_longest(*ahead) for shard in turn if shard is not None]
+        needed = {shard.name: shard for shard in shards if isinstance(shard, PreparedShard)}
+        if list(needed) != self._asked:
+            self._asked = list(needed)
+            self._cache.ask([file for shard in needed.values() for file in shard.needed])
+
+    def text_states(self) -> dict[str, Any]:
+        """Where this process stands in each source that is read as text."""
+        return {name: source.state() for name, source in self.texts.items()}
+
+    def restore_texts(self, states: dict[str, Any]) -> None:
+        """Goes on where the states were taken. Raises InputError where they are of other data or processes."""
+        for name, source in self.texts.items():
+            source.restore(states[name])
+
+    def close(self) -> None:
+        """Closes all that is open."""
+        for source in (*self.sources, *self.held_out):
+            source.close()
+        if self._cache is not None:
+            self._cache.close()

@@ -12,7 +12,8 @@ from datatrove.pipeline.base import PipelineStep
 
 from data_pipeline.documents import read_documents
 from data_pipeline.manifest import SPLITS
-from data_pipeline.shards import ORIGINS, ShardEntry, ShardWriter
+from data_pipeline.shard_writer import ORIGINS, ShardWriter
+from data_pipeline.shards import ShardEntry
 from data_pipeline.tokenizer import Encoder
 
 BYTES_PER_TOKEN = 4

@@ -95,9 +95,9 @@ def _checked(tokenizer: Tokenizer) -> Tokenizer:
 class Encoder:
     """Encodes texts by gigatoken where that gives the ids of `tokenizers`, else by `tokenizers`."""
 
-    def __init__(self, path: Path) -> None:
-        """`path` is a tokenizer.json."""
-        description = json.loads(path.read_bytes())
+    def __init__(self, tokenizer: Path | str) -> None:
+        """`tokenizer` is the path of a tokenizer.json, or what stands in one."""
+        description = json.loads(tokenizer if isinstance(tokenizer, str) else tokenizer.read_bytes())
         # A post-processor would put tokens around each text.
         description["post_processor"] = None
         self._reference = Tokenizer.from_str(json.dumps(description))
@@ -107,7 +107,8 @@ class Encoder:
         self.vocab_size = max(self._reference.get_vocab().values()) + 1
         end_of_text = self._reference.token_to_id(END_OF_TEXT)
         if end_of_text is None:
-            raise InputError(f"{path}: has no {END_OF_TEXT}; prepare with a tokenizer that has it")
+            where = tokenizer if isinstance(tokenizer, Path) else "the tokenizer"
+            raise InputError(f"{where}: has no {END_OF_TEXT}; take a tokenizer that has it")
         self.end_of_text: int = end_of_text
 
     def prove(self, texts: Sequence[str], ids: Sequence[str]) -> None:

@@ -171,8 +171,23 @@ def import_folder(
     print(import_folder(folder, out, text, tolerance))
 
 
+@app.command(epilog="Example: thalweg inspect runs/smoke --step 10")
+def inspect(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run.")],
+    step: Annotated[int, typer.Option(min=1, help="The step, done or still to come.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """Show the documents in a step's batch: source, shard, offset, text."""
+    from launcher.inspect import batch_of, printed
+
+    batch = batch_of(run_dir, step)
+    print(json.dumps(batch.as_json()) if as_json else printed(batch))
+
+
 @app.command(epilog="Example: thalweg verify runs/smoke@latest")
-def verify(path: Annotated[str, typer.Argument(metavar="PATH", help="A prepared folder or a checkpoint.")]) -> None:
+def verify(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A prepared folder or its URL, or a checkpoint.")],
+) -> None:
     """Check a prepared folder or a checkpoint against its hashes."""
     from launcher.verify import verify_path
 

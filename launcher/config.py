@@ -6,7 +6,8 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from data_pipeline.config import DataConfig, Recipe, Section
+from data_pipeline.config import DataConfig, Recipe
+from data_pipeline.config_base import Section
 from data_pipeline.errors import InputError
 from launcher.yaml_file import override, read_yaml, write_yaml
 from model.config import ModelConfig

@@ -7,6 +7,7 @@ import torch
 from tokenizers import Tokenizer
 
 from data_pipeline.errors import InputError
+from data_pipeline.vocabulary import Vocabulary
 from launcher.config import RunConfig
 from model.config import ModelConfig
 from model.gpt import GPT
@@ -16,7 +17,7 @@ FREE = {"preset", "document_mask", "end_of_text"}
 """What may differ: weights of either fit the other."""
 
 
-def check_weights(path: Path, model: ModelConfig, tokenizer_json: Path) -> None:
+def check_weights(path: Path, model: ModelConfig, vocabulary: Vocabulary) -> None:
     """Looks at the checkpoint that `train.init_from` names.
 
     Raises InputError, with the keys of `model:` that differ, where its weights are of another network, and where they
@@ -28,10 +29,10 @@ def check_weights(path: Path, model: ModelConfig, tokenizer_json: Path) -> None:
     differing = [f"model.{key} ({saved[key]}, here {now[key]})" for key in both if saved[key] != now[key]]
     if differing:
         raise InputError(f"train.init_from: {folder} is of another network: {'; '.join(differing)}; make them agree")
-    one, other = (Tokenizer.from_file(str(each)).get_vocab() for each in (folder / "tokenizer.json", tokenizer_json))
-    if one != other:
+    saved_vocabulary = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
+    if saved_vocabulary != Tokenizer.from_str(vocabulary.json).get_vocab():
         raise InputError(
-            f"train.init_from: {folder} has another vocabulary than {tokenizer_json}; prepare the data with "
+            f"train.init_from: {folder} has another vocabulary than {vocabulary.path}; prepare the data with "
             f"tokenizer.path: {folder / 'tokenizer.json'}"
         )
 

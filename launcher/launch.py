@@ -29,7 +29,8 @@ def launch_here(config: RunConfig, arguments: list[str], processes: int | None, 
     count = processes or torch.cuda.device_count() or 1
     if 0 < torch.cuda.device_count() < count:
         raise InputError(f"--processes: is {count}, this machine has {torch.cuda.device_count()} GPUs")
-    _, folder, _ = check_run(config, resume, count)
+    stream, folder, _ = check_run(config, resume, count)
+    stream.close()
     if folder is None and config.train.init_from is not None:
         arguments = [*arguments, f"train.init_from={pinned(config).train.init_from}"]
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)

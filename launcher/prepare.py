@@ -15,14 +15,17 @@ from launcher.config import load_recipe
 log = logging.getLogger("thalweg.prepare")
 
 
-def ensure_prepared(data: DataConfig) -> Path:
-    """The prepared folder of a run, made first where the run names a recipe and the folder is not there.
+def ensure_prepared(data: DataConfig) -> None:
+    """Makes the prepared folder of a run, where the run names a recipe and the folder is not there.
 
     Of several processes one prepares and the others wait. Raises InputError where the folder is of another recipe.
     """
+    if data.prepare is None:
+        return
+    assert isinstance(data.folder, Path)
     there = (data.folder / "manifest.json").exists()
-    if data.prepare is None or (there and int(os.environ.get("RANK", "0")) > 0):
-        return data.folder
+    if there and int(os.environ.get("RANK", "0")) > 0:
+        return
     from data_pipeline.inputs import MissingInputError
     from data_pipeline.prepare import prepare
 
@@ -34,7 +37,6 @@ def ensure_prepared(data: DataConfig) -> Path:
             if not there:
                 raise
             log.warning("%s is taken as it is: its recipe cannot be compared (%s)", data.folder, error)
-    return data.folder
 
 
 def summary(manifest: Manifest, out: Path) -> dict[str, Any]:

@@ -1,16 +1,22 @@
 """Where a run goes on from, and whether it may."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.config import DataConfig
 from data_pipeline.errors import InputError
-from data_pipeline.manifest import Manifest
+from data_pipeline.opening import open_stream
+from data_pipeline.stream import Stream
 from launcher.config import RunConfig, load_run
 from training import checkpoint
 from training.checkpoint import CheckpointManifest
 
-SAME_RUN = ("seed", "model", "data.mixture")
+SAME_RUN = ("seed", "model", "data.open_shards")
 """What makes the network, its initial weights and the order of data."""
+
+SAME_SO_FAR = ("data.mixture", "data.alpha", "data.phases", "data.max_epochs", "data.exhausted")
+"""What makes the order of data, and may change for the part that is still to come."""
 
 SAME_LAYOUT = ("zero.stage", "train.precision")
 """What the engine's own state in a checkpoint depends on."""
@@ -37,17 +43,29 @@ def choose(config: RunConfig, resume: str) -> Path | None:
     return newest
 
 
-def check(config: RunConfig, folder: Path, world_size: int) -> list[str]:
+def check(config: RunConfig, folder: Path, stream: Stream, world_size: int) -> list[str]:
     """What differs between a configuration and a checkpoint's and may, as `key: before -> now`.
 
     Raises InputError that names every key that differs and may not.
     """
     saved = CheckpointManifest.load(folder)
-    before, now = _flat(load_run(folder / "config.yaml")), _flat(config)
+    saved_config = load_run(folder / "config.yaml")
+    before, now = _flat(saved_config), _flat(config)
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     refused = [f"{key} ({before.get(key)}, now {now.get(key)})" for key in changed if _within(key, SAME_RUN)]
-    if Manifest.load(config.data.folder)[1] != saved.data_manifest:
-        refused.append(f"data.path ({config.data.folder} holds other data than the run began with)")
+    if stream.texts and saved.world_size != world_size:
+        names = ", ".join(stream.texts)
+        refused.append(
+            f"number of processes ({saved.world_size}, now {world_size}), each of which has its place in {names}"
+        )
+    elif stream.identity != saved.data_manifest:
+        refused.append(f"data ({_places(config.data)} holds other data than the run began with)")
+    elif (order := [key for key in changed if _within(key, SAME_SO_FAR)]) and not refused:
+        position = json.loads((folder / "state.json").read_text())["position"]
+        if stream.schedule.before(position) != _schedule_before(saved_config, config, position):
+            refused += [
+                f"{key} ({before.get(key)}, now {now.get(key)}), which changes what was read already" for key in order
+            ]
     if refused:
         raise InputError(f"{folder}: is of another run: {'; '.join(refused)}; restore them or give another run_dir")
     layout = [f"{key} ({before.get(key)}, now {now.get(key)})" for key in changed if _within(key, SAME_LAYOUT)]
@@ -55,8 +73,22 @@ def check(config: RunConfig, folder: Path, world_size: int) -> list[str]:
         layout.append(f"number of processes ({saved.world_size}, now {world_size})")
     if layout:
         raise InputError(f"{folder}: cannot be loaded with another layout yet: {'; '.join(layout)}; restore it")
-    ignored = ("run_dir", "name", "data.path", "data.prepare", "model.preset")
-    return [f"{key}: {before.get(key)} -> {now.get(key)}" for key in changed if key not in ignored]
+    ignored = ("run_dir", "name", "data.path", "data.prepare", "data.cache", "data.storage", "model.preset")
+    return [f"{key}: {before.get(key)} -> {now.get(key)}" for key in changed if not key.startswith(ignored)]
+
+
+def _schedule_before(saved: RunConfig, config: RunConfig, position: int) -> list[tuple[int, str]]:
+    """The order of sources that a checkpoint was made with, up to a position."""
+    places = {key: getattr(config.data, key) for key in ("path", "prepare", "cache", "storage", "sources")}
+    stream = open_stream(saved.data.model_copy(update=places), saved.seed, saved.model.n_ctx)
+    stream.close()
+    return stream.schedule.before(position)
+
+
+def _places(data: DataConfig) -> str:
+    return " and ".join(
+        map(str, [*([data.folder] if data.folder else []), *(f"sources.{name}" for name in data.sources)])
+    )
 
 
 def _within(key: str, sections: tuple[str, ...]) -> bool:

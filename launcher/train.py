@@ -2,12 +2,17 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 
+from data_pipeline.deal import Deal
 from data_pipeline.errors import InputError
-from data_pipeline.loader import Deal
+from data_pipeline.mixture_table import mixture_rows
+from data_pipeline.opening import open_stream
+from data_pipeline.source import Source
 from data_pipeline.stream import Stream
 from launcher.config import RunConfig
 from launcher.init_from import check_weights, load_weights, pinned
@@ -25,23 +30,37 @@ def check_run(config: RunConfig, resume: str, world_size: int) -> tuple[Stream, 
 
     Checks all that can be checked without ranks.
     """
-    stream = Stream(ensure_prepared(config.data), config.data.mixture, config.seed, config.model.n_ctx)
-    entries = stream.manifest.tokenizer.vocab_size
-    if entries > config.model.vocab_size:
+    ensure_prepared(config.data)
+    rank = int(os.environ.get("RANK", "0"))
+    stream = open_stream(config.data, config.seed, config.model.n_ctx, rank, world_size)
+    vocabulary = stream.vocabulary
+    if vocabulary.size > config.model.vocab_size:
         raise InputError(
-            f"model.vocab_size: is {config.model.vocab_size}, but the tokenizer of {stream.folder} "
-            f"has {entries} entries; set it to {entries} or more"
+            f"model.vocab_size: is {config.model.vocab_size}, but the tokenizer of {vocabulary.path} "
+            f"has {vocabulary.size} entries; set it to {vocabulary.size} or more"
         )
-    end_of_text = stream.manifest.tokenizer.end_of_text
-    if config.model.end_of_text not in (None, end_of_text):
+    if config.model.end_of_text not in (None, vocabulary.end_of_text):
         raise InputError(
-            f"model.end_of_text: is {config.model.end_of_text}, but {end_of_text} in the tokenizer of {stream.folder}; "
-            "leave it out"
+            f"model.end_of_text: is {config.model.end_of_text}, but {vocabulary.end_of_text} in the tokenizer of "
+            f"{vocabulary.path}; leave it out"
         )
+    _refuse_too_little_data(config, stream)
     folder = choose(config, resume)
     if folder is None and config.train.init_from is not None:
-        check_weights(config.train.init_from, config.model, stream.folder / "tokenizer.json")
-    return stream, folder, check(config, folder, world_size) if folder else []
+        check_weights(config.train.init_from, config.model, vocabulary)
+    return stream, folder, check(config, folder, stream, world_size) if folder else []
+
+
+def _refuse_too_little_data(config: RunConfig, stream: Stream) -> None:
+    """Raises InputError where the order of data ends before the run does, unless that is what was asked for."""
+    end, n_ctx = stream.schedule.end, config.model.n_ctx
+    if end is None or config.data.exhausted == "stop" or end.position * n_ctx >= config.train.tokens:
+        return
+    raise InputError(
+        f"data: the order of data ends after {end.position * n_ctx:,} of the {config.train.tokens:,} tokens of "
+        f"train.tokens: {end.reason}; give another mixture, more epochs, fewer tokens, or data.exhausted: stop or "
+        "redistribute"
+    )
 
 
 def train_rank(config: RunConfig, resume: str) -> None:
@@ -72,7 +91,7 @@ def train_rank(config: RunConfig, resume: str) -> None:
     from training.run_folder import RunFolder
     from training.validation import Validation
 
-    model = config.model.model_copy(update={"end_of_text": stream.manifest.tokenizer.end_of_text})
+    model = config.model.model_copy(update={"end_of_text": stream.vocabulary.end_of_text})
     network = GPT(model, config.train.activation_checkpointing)
     network.initialise(config.seed)
     if folder is None and config.train.init_from is not None:
@@ -92,7 +111,7 @@ def train_rank(config: RunConfig, resume: str) -> None:
     run = Run(config.train, model, engine, stream, Ledger(stream, engine.device), run_folder)
     console = ConsoleReport(Console(stderr=True, quiet=engine.rank > 0))
     describing = checkpoint.Describing(
-        model, config.dump(), stream.folder / "tokenizer.json", config.zero.stage, config.train.precision
+        model, config.dump(), stream.vocabulary.json, config.zero.stage, config.train.precision
     )
     callbacks = [
         FiniteGuard(),
@@ -110,9 +129,21 @@ def train_rank(config: RunConfig, resume: str) -> None:
         else:
             run_folder.describe(config.dump(), engine.world_size)
             from_where = {"checkpoint": folder.name} if folder else {}
-            run_folder.event("resume" if folder else "start", run.progress.step, run.tokens, **from_where)
+            where = {
+                **asdict(run.progress.stream),
+                "batch_tokens": config.train.batch_tokens,
+                "data": stream.identity,
+                "processes": world_size,
+            }
+            run_folder.event("resume" if folder else "start", run.progress.step, run.tokens, **from_where, **where)
             train(run, callbacks)
-            run_folder.event("end", run.progress.step, run.tokens)
+            seen = run.ledger.statement(run.progress.stream)
+            run_folder.event("end", run.progress.step, run.tokens, seen=seen, data_hash=run.ledger.data_hash)
+            if run.tokens < config.train.tokens and stream.schedule.end is not None:
+                left = stream.schedule.end.position - run.progress.stream.position
+                log.warning(
+                    "stopped early: %s; %d sequences are left, less than a batch", stream.schedule.end.reason, left
+                )
             log.info("done: %s, metrics in %s", config.folder, config.folder / "metrics.jsonl")
     except (InputError, RunError, OSError) as error:
         run_folder.event("error", run.progress.step, run.tokens, reason=str(error))
@@ -131,9 +162,8 @@ def _announce(config: RunConfig, stream: Stream, world_size: int) -> None:
         f"{train.tokens:,}",
         train.precision,
     )
-    for source, share in zip(stream.sources, stream.mixture.shares.values(), strict=True):
-        epochs = share * train.tokens / max(source.windows * stream.n_ctx, 1)
-        log.info("  %s: share %.3f%%, %s tokens, %.2f epochs", source.name, 100 * share, f"{source.tokens:,}", epochs)
+    for line in _mixture_lines(config, stream):
+        log.info("  %s", line)
     deal = Deal(config.sequences, world_size, train.micro_batch)
     log.info(
         "batch: %d sequences on %d processes, %d forwards of at most %d sequences each, %.1f%% filler",
@@ -149,3 +179,20 @@ def _announce(config: RunConfig, stream: Stream, world_size: int) -> None:
             100 * deal.wasted,
             world_size * stream.n_ctx,
         )
+
+
+def _mixture_lines(config: RunConfig, stream: Stream) -> Iterator[str]:
+    """A table of what will be read, a line a source and phase."""
+    n_ctx = stream.n_ctx
+    known = {source.name: source.windows if isinstance(source, Source) else None for source in stream.sources}
+    sizes = {source.name: source.tokens for source in stream.sources if isinstance(source, Source)}
+    began = None
+    width = max(map(len, known))
+    for row in mixture_rows(stream.schedule, known, -(-config.train.tokens // n_ctx)):
+        if row.phase != began:
+            began = row.phase
+            phase = "the whole run" if row.phase is None else f"phase {row.phase + 1}"
+            yield f"{phase}: {row.sequences * n_ctx:,} tokens"
+        epochs = "read as text" if row.epochs is None else f"{row.epochs:.2f} epochs of {sizes[row.source]:,} tokens"
+        drawn = f"{row.windows * n_ctx:>20,} tokens in {row.windows:,} windows"
+        yield f"  {row.source:{width}} {row.share:8.3%} {drawn}, {epochs}"

@@ -4,6 +4,7 @@
       state.json, model.json, config.yaml, tokenizer.json
       weights/00000.safetensors …   the network's weights in fp32, by parameter
       zero/…                        the engine's own state, a part of it for each rank
+      texts/00000.json …            where each rank stands in sources that are read as text, if there are any
       manifest.json                 sizes and hashes of all of these; written last
 
 A checkpoint is written under a hidden name, renamed when it is whole, and only then named by `latest`.
@@ -36,8 +37,8 @@ from training.collectives import from_rank_zero, gather_objects
 from training.engine import Engine
 from training.run import Progress, Run
 
-FORMAT_VERSION = 2
-"""1 had embeddings without padding."""
+FORMAT_VERSION = 3
+"""1 had embeddings without padding; 2 was of another order of data."""
 WEIGHTS_FILE_BYTES = 4 * 2**30
 
 
@@ -86,7 +87,7 @@ class Describing:
 
     model: ModelConfig
     config_yaml: str
-    tokenizer: Path
+    tokenizer_json: str
     zero_stage: int
     precision: str
 
@@ -146,6 +147,9 @@ def save(run: Run, describing: Describing) -> Path:
     dist.barrier()
     run.engine.save(partial / "zero")
     _save_weights(run.engine, partial / "weights")
+    if run.stream.texts:
+        (partial / "texts").mkdir(exist_ok=True)
+        (partial / _text_states(run.engine.rank)).write_text(json.dumps(run.progress.text_states))
     if run.engine.rank == 0:
         _save_description(run, describing, partial)
     dist.barrier()
@@ -157,7 +161,7 @@ def save(run: Run, describing: Describing) -> Path:
             world_size=run.engine.world_size,
             zero_stage=describing.zero_stage,
             precision=describing.precision,
-            data_manifest=run.stream.manifest_hash,
+            data_manifest=run.stream.identity,
             files=files,
         )
         write_whole(partial / "manifest.json", manifest.model_dump_json(indent=1))
@@ -184,6 +188,14 @@ def load(run: Run, folder: Path) -> None:
     state = json.loads((folder / "state.json").read_text())
     stream = StreamState(state["position"], tuple((start, stop) for start, stop in state["skipped"]))
     run.progress = Progress(state["step"], state["sequences"], stream)
+    if run.stream.texts:
+        path = folder / _text_states(run.engine.rank)
+        if not path.exists():
+            raise InputError(
+                f"{path}: is missing: sources that are read as text go on with as many processes as before"
+            )
+        run.progress.text_states = json.loads(path.read_text())
+        run.stream.restore_texts(run.progress.text_states)
     run.ledger.data_hash = state["data_hash"]
     run.ledger.sequences_by_source |= state["sequences_by_source"]
 
@@ -257,6 +269,10 @@ def write_weights_only(
     write_whole(folder / "manifest.json", manifest.model_dump_json(indent=1))
 
 
+def _text_states(rank: int) -> str:
+    return f"texts/{rank:05d}.json"
+
+
 def _name(step: int) -> str:
     return f"step-{step:07d}"
 
@@ -299,7 +315,7 @@ def _save_description(run: Run, describing: Describing, folder: Path) -> None:
     (folder / "state.json").write_text(json.dumps(state, indent=1))
     (folder / "model.json").write_text(_model_json(describing.model))
     (folder / "config.yaml").write_text(describing.config_yaml)
-    shutil.copyfile(describing.tokenizer, folder / "tokenizer.json")
+    (folder / "tokenizer.json").write_text(describing.tokenizer_json, encoding="utf-8")
 
 
 def _describe_files(folder: Path, engine: Engine) -> dict[str, FileEntry]:

@@ -21,6 +21,13 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     return bool(told.item())
 
 
+def largest(value: float, device: torch.device) -> float:
+    """The largest `value` of all ranks."""
+    told = torch.tensor([value], dtype=torch.float64, device=device)
+    dist.all_reduce(told, op=dist.ReduceOp.MAX)
+    return float(told.item())
+
+
 def gather_rows(rows: Tensor) -> Tensor:
     """The rows [n, C] of all ranks [sum of n, C], those of rank 0 first; n may differ between ranks."""
     world = dist.get_world_size()

@@ -49,7 +49,7 @@ class ConsoleReport(Callback):
         else:
             done = f"tokens {line['tokens']:,}/{self._total:,}"
             settings = f"lr {line['lr']:.2e}  norm {line['grad_norm']:.3f}"
-            log.info("  ".join([step, done, loss, settings, speed, _by_source(line["loss_by_source"])]))
+            log.info("  ".join([step, done, loss, settings, speed, _by_source(line["loss_by_source"]), *_waits(line)]))
         if validation := line.get("validation_loss_by_source"):
             log.info("step %s  validation loss  %s", line["step"], _by_source(validation))
 
@@ -64,23 +64,28 @@ class ConsoleReport(Callback):
     def _table(self, run: Run) -> Table:
         last, steps = self._recent[-1], len(self._recent)
         table = Table(title=f"What the model has seen by step {last['step']}")
-        for column in ("source", "share", "seen", "tokens", "epochs", "train loss", "held-out loss"):
+        for column in ("source", "asked for", "seen", "tokens", "epochs", "train loss", "held-out loss"):
             table.add_column(column, justify="left" if column == "source" else "right")
-        for source, asked in zip(run.stream.sources, run.stream.mixture.shares.values(), strict=True):
-            name = source.name
+        statement = run.ledger.statement(run.progress.stream)
+        for name, seen in statement.items():
             losses = [line["loss_by_source"][name] for line in self._recent if name in line["loss_by_source"]]
             held_out = last.get("validation_loss_by_source", {}).get(name)
             table.add_row(
                 name,
-                f"{asked:.3%}",
-                f"{last['share_by_source'][name]:.3%}",
-                f"{last['tokens_by_source'][name]:,}",
-                f"{run.ledger.sequences_by_source[name] / max(source.windows, 1):.2f}",
+                f"{seen['target_share']:.3%}",
+                f"{seen['share']:.3%}",
+                f"{seen['tokens']:,}",
+                f"{seen['epochs']:.2f}" if "epochs" in seen else "-",
                 f"{sum(losses) / len(losses):.3f}" if losses else "-",
                 f"{held_out:.3f}" if held_out is not None else "-",
             )
         table.caption = f"losses in nats per token; train loss: mean of the last {steps} lines of metrics.jsonl"
         return table
+
+
+def _waits(line: dict[str, Any]) -> list[str]:
+    """A word on the wait for data, where there was one that a person would want to know of."""
+    return [f"waited {line['data_wait_seconds']:.1f} s for data"] if line["data_wait_seconds"] >= 0.1 else []
 
 
 def _by_source(losses: dict[str, float]) -> str:

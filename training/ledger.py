@@ -8,7 +8,8 @@ from torch import Tensor
 
 from data_pipeline.data_hash import begin, extend
 from data_pipeline.loader import RankBatch
-from data_pipeline.stream import Stream
+from data_pipeline.source import Source
+from data_pipeline.stream import Stream, StreamState
 from training.collectives import gather_rows
 
 
@@ -37,15 +38,17 @@ class Ledger:
     """
 
     def __init__(self, stream: Stream, device: torch.device) -> None:
-        self._names, self._device, self._n_ctx = stream.mixture.names, device, stream.n_ctx
+        self._names, self._device, self._n_ctx = stream.names, device, stream.n_ctx
+        self._schedule = stream.schedule
+        self._windows = {source.name: source.windows for source in stream.sources if isinstance(source, Source)}
         self._entries: list[Tensor] = []
         self._settled = self._nothing()
-        self.data_hash = begin(stream.manifest_hash, stream.n_ctx)
+        self.data_hash = begin(stream.identity, stream.n_ctx)
         self.sequences_by_source = dict.fromkeys(self._names, 0)
 
     def enter(self, batch: RankBatch, losses: Tensor) -> None:
         """Notes one step of this rank; `losses` [N] are those of its real sequences, on the device."""
-        known = np.stack([batch.located.source, batch.located.window, np.array(batch.token_hashes, np.int64)], axis=1)
+        known = np.stack([batch.located.source, batch.located.window, batch.token_hashes], axis=1)
         entry = torch.from_numpy(known.reshape(-1, 3)).to(self._device)
         self._entries.append(torch.cat([entry, losses.detach().double().view(torch.int64)[:, None]], dim=1))
 
@@ -81,3 +84,23 @@ class Ledger:
         """Share of each source in all tokens up to the last settlement."""
         total = max(sum(self.sequences_by_source.values()), 1)
         return {name: count / total for name, count in self.sequences_by_source.items()}
+
+    def target_share_by_source(self, state: StreamState) -> dict[str, float]:
+        """The share of each source that was asked for, over all that comes before `state`."""
+        target = self._schedule.target(state.position) / max(state.position, 1)
+        return dict(zip(self._names, target.tolist(), strict=True))
+
+    @property
+    def epochs_by_source(self) -> dict[str, float]:
+        """How often each source was read up to the last settlement; those read as text are left out."""
+        return {name: self.sequences_by_source[name] / max(count, 1) for name, count in self._windows.items()}
+
+    def statement(self, state: StreamState) -> dict[str, dict[str, float]]:
+        """What the model has seen of each source up to `state`, which was settled."""
+        shares, targets = self.share_by_source, self.target_share_by_source(state)
+        epochs, tokens = self.epochs_by_source, self.tokens_by_source
+        return {
+            name: {"tokens": tokens[name], "share": shares[name], "target_share": targets[name]}
+            | ({"epochs": epochs[name]} if name in epochs else {})
+            for name in self._names
+        }

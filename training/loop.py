@@ -29,6 +29,7 @@ def train(run: Run, callbacks: Sequence[Callback]) -> None:
         for batch in loader:
             if run.finished:
                 break
+            run.waited = loader.waited
             result = _step(run, batch, callbacks)
             for callback in callbacks:
                 callback.on_step(run, result)
@@ -50,7 +51,7 @@ def _step(run: Run, batch: RankBatch, callbacks: Sequence[Callback]) -> StepResu
         callback.on_gradients(run, losses)
     grad_norm = run.engine.step()
     done = run.progress
-    run.progress = Progress(done.step + 1, done.sequences + batch.sequences, batch.state)
+    run.progress = Progress(done.step + 1, done.sequences + batch.sequences, batch.state, batch.text_states)
     return StepResult(lr, grad_norm)
 
 
@@ -62,7 +63,11 @@ def _gradients(run: Run, batch: RankBatch) -> Tensor:
     """
     engine, losses = run.engine, []
     for at, micro in enumerate(batch.micro_batches):
-        learned = task(run.model, micro.tokens, run.stream.seed, micro.positions)
+        tokens = micro.tokens
+        if run.model.objective == "next_token":
+            # Whole, as it lies in pinned memory: a slice would be copied aside first, and waited for.
+            tokens = tokens.to(engine.device, non_blocking=True)
+        learned = task(run.model, tokens, run.stream.seed, micro.positions)
         total, by_sequence = engine(*learned, micro.weights)
         engine.backward(total * (engine.world_size / batch.sequences), last=at == len(batch.micro_batches) - 1)
         losses.append(by_sequence)

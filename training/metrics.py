@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from training.callback import Callback, StepResult
+from training.collectives import largest
 from training.config import MetricsConfig
 from training.run import Run
 
@@ -22,7 +23,7 @@ class Metrics(Callback):
         self._every, self._sinks = config.every_steps, sinks
 
     def on_start(self, run: Run) -> None:
-        self._time, self._tokens = time.perf_counter(), run.tokens
+        self._time, self._tokens, self._waited = time.perf_counter(), run.tokens, run.waited
 
     def on_step(self, run: Run, result: StepResult) -> None:
         if run.progress.step % self._every and not run.finished and not run.fields:
@@ -36,16 +37,19 @@ class Metrics(Callback):
             "loss_by_source": settled.loss_by_source,
             "tokens_by_source": run.ledger.tokens_by_source,
             "share_by_source": run.ledger.share_by_source,
+            "target_share_by_source": run.ledger.target_share_by_source(run.progress.stream),
+            "epochs_by_source": run.ledger.epochs_by_source,
             "lr": result.lr,
             "grad_norm": result.grad_norm,
             "batch_tokens": run.config.batch_tokens,
             "tokens_per_second": (run.tokens - self._tokens) / seconds,
+            "data_wait_seconds": largest(run.waited - self._waited, run.engine.device),
             "memory_gb": _peak_memory_gb(run.engine.device),
             **run.fields,
             "data_hash": run.ledger.data_hash,
         }
         run.fields.clear()
-        self._time, self._tokens = time.perf_counter(), run.tokens
+        self._time, self._tokens, self._waited = time.perf_counter(), run.tokens, run.waited
         if run.engine.rank == 0:
             for sink in self._sinks:
                 sink(line)

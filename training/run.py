@@ -18,6 +18,8 @@ class Progress:
     step: int = 0
     sequences: int = 0
     stream: StreamState = field(default_factory=StreamState)
+    text_states: dict[str, Any] = field(default_factory=dict)
+    """Where this rank stands in the sources that are read as text."""
 
 
 @dataclass
@@ -31,6 +33,8 @@ class Run:
     ledger: Ledger
     folder: RunFolder
     progress: Progress = field(default_factory=Progress)
+    waited: float = 0.0
+    """Seconds for which this rank has waited for data since it started."""
     fields: dict[str, Any] = field(default_factory=dict)
     """What callbacks add to the next line of metrics.jsonl."""
 
@@ -46,5 +50,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether all tokens that were asked for are consumed."""
-        return self.tokens >= self.config.tokens
+        """Whether all tokens that were asked for are consumed, or the order of data holds no other batch."""
+        return self.tokens >= self.config.tokens or not self.stream.holds(
+            self.progress.stream, self.sequences_per_batch
+        )

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import torch
 
-from data_pipeline.stream import Source
+from data_pipeline.source import Source
 from model.objective import task
 from training.callback import Callback, StepResult
 from training.collectives import gather_rows
@@ -24,8 +24,8 @@ class Validation(Callback):
     def on_start(self, run: Run) -> None:
         if self._config.every_tokens is None:
             return
-        self._sources = [source for source in run.stream.validation() if source.windows]
-        missing = set(run.stream.mixture.names) - {source.name for source in self._sources}
+        self._sources = [source for source in run.stream.held_out if source.windows]
+        missing = set(run.stream.names) - {source.name for source in self._sources}
         for name in sorted(missing) if run.engine.rank == 0 else []:
             log.warning("source %s has no held-out window of %d tokens: not validated", name, run.stream.n_ctx)
 
@@ -55,8 +55,9 @@ class Validation(Callback):
             chosen = mine[at : at + micro]
             # Always as many rows, though some are filler: each shape would be compiled for itself.
             tokens = np.zeros((min(micro, most), run.stream.n_ctx + 1), dtype=np.int64)
-            for row, window in zip(tokens, chosen, strict=False):
-                source.read(window, row)
+            if chosen:
+                row = source.read(np.array(chosen), tokens[: len(chosen)])
+                tokens[: len(chosen)] = tokens[row]
             filler = [0] * (len(tokens) - len(chosen))
             _, losses = run.engine(*task(run.model, torch.from_numpy(tokens), run.stream.seed, chosen + filler))
             summed += float(losses[: len(chosen)].double().sum())

@@ -4,8 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipeline.config import DataConfig
 from data_pipeline.manifest import Manifest, SourceEntry, TokenizerEntry
-from data_pipeline.shards import FileEntry, ShardWriter
+from data_pipeline.opening import open_stream
+from data_pipeline.shard_writer import ShardWriter
+from data_pipeline.shards import FileEntry
+from data_pipeline.stream import Stream
 
 
 def write_folder(
@@ -41,3 +45,8 @@ def write_shard(folder: Path, name: str, size: int, vocab_size: int, rng: np.ran
         origin = {"id": f"{name}/{writer.tokens}", "file": "made up", "offset": writer.tokens, "url": None}
         writer.add(rng.integers(0, vocab_size - 1, length), origin)
     return writer.close(name)
+
+
+def stream_of_folder(folder: Path, mixture: dict[str, float] | None, seed: int = 1, n_ctx: int = 16, **data) -> Stream:
+    """The training stream of a prepared folder; `data` are other keys of the `data:` section."""
+    return open_stream(DataConfig(path=folder, mixture=mixture, **data), seed, n_ctx)

@@ -6,6 +6,11 @@ from hypothesis import strategies as st
 from data_pipeline.errors import InputError
 from data_pipeline.mixture import PERIOD, Mixture, quantise
 
+
+def mixture_of(shares: dict[str, float]) -> Mixture:
+    return Mixture(list(quantise(shares).values()))
+
+
 weights = st.dictionaries(
     st.text("abcdefgh", min_size=1, max_size=3), st.floats(0, 1e6, allow_subnormal=False), min_size=1, max_size=12
 ).filter(lambda shares: sum(shares.values()) > 0)
@@ -25,7 +30,7 @@ def test_quantised_weights_add_up_and_are_near(shares: dict[str, float]) -> None
 @settings(max_examples=25)
 @given(weights)
 def test_shares_are_less_than_one_sequence_off_after_any_number(shares: dict[str, float]) -> None:
-    mixture = Mixture(shares)
+    mixture = mixture_of(shares)
     source, ordinal = mixture.locate(np.arange(PERIOD))
     taken = np.arange(1, PERIOD + 1)
     for index, count in enumerate(mixture.counts):
@@ -37,7 +42,7 @@ def test_shares_are_less_than_one_sequence_off_after_any_number(shares: dict[str
 @pytest.mark.parametrize("sources", [2, 3, 40, 500])
 def test_the_bound_holds_for_many_equal_and_unequal_sources(sources: int) -> None:
     for shares in ({f"s{i}": 1.0 for i in range(sources)}, {f"s{i}": 1 / (i + 1) for i in range(sources)}):
-        mixture = Mixture(shares)
+        mixture = mixture_of(shares)
         source, _ = mixture.locate(np.arange(PERIOD))
         ideal = np.arange(1, PERIOD + 1)
         worst = max(
@@ -50,17 +55,18 @@ def test_the_bound_holds_for_many_equal_and_unequal_sources(sources: int) -> Non
 @settings(max_examples=25)
 @given(weights, st.lists(st.integers(0, 2**50), min_size=1, max_size=20))
 def test_any_position_is_found_without_those_before_it(shares: dict[str, float], at: list[int]) -> None:
-    mixture = Mixture(shares)
+    mixture = mixture_of(shares)
     source, ordinal = mixture.locate(np.array(at))
     for position, index, count in zip(at, source, ordinal, strict=True):
         assert mixture.consumed(position)[index] == count
         assert mixture.consumed(position + 1)[index] == count + 1
         assert mixture.consumed(position).sum() == position
+        assert mixture.consumed_by(np.array([index]), np.array([position]))[0] == count
 
 
 def test_the_shares_of_gpt3() -> None:
-    mixture = Mixture({"common_crawl": 0.60, "webtext": 0.22, "books": 0.16, "wikipedia": 0.03})
-    assert mixture.shares == pytest.approx(
+    counts = quantise({"common_crawl": 0.60, "webtext": 0.22, "books": 0.16, "wikipedia": 0.03})
+    assert {name: count / PERIOD for name, count in counts.items()} == pytest.approx(
         {"common_crawl": 60 / 101, "webtext": 22 / 101, "books": 16 / 101, "wikipedia": 3 / 101}, abs=1 / PERIOD
     )
 
@@ -71,4 +77,4 @@ def test_the_shares_of_gpt3() -> None:
 )
 def test_wrong_weights_are_named(shares: dict[str, float], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        Mixture(shares)
+        quantise(shares)

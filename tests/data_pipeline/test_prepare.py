@@ -32,10 +32,11 @@ from corpora import (
 from data_pipeline.config import FileSource, Recipe
 from data_pipeline.documents import read_documents
 from data_pipeline.errors import InputError
-from data_pipeline.manifest import Manifest, verify_folder
+from data_pipeline.manifest import Manifest
 from data_pipeline.prepare import prepare
 from data_pipeline.tokenise import group_files
 from data_pipeline.tokenizer import END_OF_TEXT, Encoder
+from data_pipeline.verifying import verify_folder
 
 LITERAL = f"A literal {END_OF_TEXT} in a text is text."
 

@@ -7,8 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline.errors import InputError
-from data_pipeline.manifest import Manifest, verify_folder
-from data_pipeline.shards import BLOCK, Shard, ShardWriter
+from data_pipeline.manifest import Manifest
+from data_pipeline.mapped_tokens import BLOCK
+from data_pipeline.prepared_shard import PreparedShard
+from data_pipeline.shard_writer import ShardWriter
+from data_pipeline.verifying import verify_folder
 from folder import write_folder
 
 
@@ -27,11 +30,13 @@ def test_what_is_written_is_read(tmp_path_factory, documents: list[list[int]], w
     assert pq.read_table(folder / "00000.origins.parquet").column("id").to_pylist() == [
         str(i) for i in range(len(documents))
     ]
-    shard = Shard(folder, entry, vocab_size)
+    shard = PreparedShard(folder, entry, vocab_size)
     for start, document in zip(starts, documents, strict=True):
-        out = np.zeros(len(document) + 1, dtype=np.int64)
-        shard.read(int(start), out)
-        assert out.tolist() == [*document, end]
+        assert read(shard, int(start), len(document) + 1) == [*document, end]
+        [found] = shard.documents(int(start), int(start) + 1)
+        assert (found.start, found.stop) == (int(start), int(start) + len(document) + 1)
+    assert [each.id for each in shard.documents(0, entry.tokens)] == [str(at) for at in range(len(documents))]
+    assert entry.max_token == max([end, *(id for document in documents for id in document)])
 
 
 def test_a_flipped_bit_is_found_when_it_is_read(tmp_path: Path) -> None:
@@ -41,11 +46,10 @@ def test_a_flipped_bit_is_found_when_it_is_read(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[BLOCK + 10] ^= 4
     path.write_bytes(data)
-    shard = Shard(tmp_path, manifest.sources["a"].splits["train"][0], 50257)
-    out = np.zeros(100, dtype=np.int64)
-    shard.read(0, out)
+    shard = shard_of(tmp_path, manifest)
+    read(shard, 0, 100)
     with pytest.raises(InputError, match=r"a/train/00000.tokens: the bytes from 1048576 on"):
-        shard.read(size - 100, out)
+        read(shard, size - 100, 100)
     assert any("00000.tokens: has hash" in fault for fault in verify_folder(tmp_path))
 
 
@@ -55,7 +59,7 @@ def test_a_shard_that_is_not_whole_is_named(tmp_path: Path, damage: str) -> None
     path = tmp_path / "a/train/00000.tokens"
     path.write_bytes(path.read_bytes()[:-2]) if damage == "shorter" else path.unlink()
     with pytest.raises(InputError, match=r"00000.tokens"):
-        Shard(tmp_path, manifest.sources["a"].splits["train"][0], 50257).read(0, np.zeros(5, dtype=np.int64))
+        read(shard_of(tmp_path, manifest), 0, 5)
     assert len(verify_folder(tmp_path)) == 1
 
 
@@ -89,7 +93,7 @@ def test_an_empty_file_is_named(tmp_path: Path) -> None:
     manifest = write_folder(tmp_path, {"a": [1000]})
     (tmp_path / "a/train/00000.tokens").write_bytes(b"")
     with pytest.raises(InputError, match=r"00000\.tokens: has 0 bytes, its manifest says 2000"):
-        Shard(tmp_path, manifest.sources["a"].splits["train"][0], 50257).read(0, np.zeros(5, dtype=np.int64))
+        read(shard_of(tmp_path, manifest), 0, 5)
 
 
 def test_every_block_of_a_read_is_checked(tmp_path: Path) -> None:
@@ -98,25 +102,33 @@ def test_every_block_of_a_read_is_checked(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[BLOCK] ^= 1
     path.write_bytes(data)
-    shard = Shard(tmp_path, manifest.sources["a"].splits["train"][0], 50257)
     with pytest.raises(InputError, match="the bytes from 1048576 on"):
-        shard.read(BLOCK // 2 - 4, np.zeros(10, dtype=np.int64))
+        read(shard_of(tmp_path, manifest), BLOCK // 2 - 4, 10)
 
 
-def test_whole_blocks_are_asked_for_until_they_are_checked(tmp_path: Path) -> None:
-    asked: list[tuple[int, int]] = []
+def test_a_shard_with_tokens_outside_of_the_vocabulary_is_refused_when_it_opens(tmp_path: Path) -> None:
+    """By what prepare found, and by a pass of its own over a folder that does not say."""
+    manifest = write_folder(tmp_path, {"a": [1000]}, vocab_size=300)
+    entry = manifest.sources["a"].splits["train"][0]
+    for each in (entry, entry.model_copy(update={"max_token": None})):
+        with pytest.raises(InputError, match=r"a/train/00000.tokens: holds token 299, the vocabulary ends at 298"):
+            read(PreparedShard(tmp_path, each, 299), 0, 5)
+        assert len(read(PreparedShard(tmp_path, each, 300), 0, 5)) == 5
 
-    class Map:
-        def __len__(self) -> int:
-            return 4 * BLOCK
 
-        def madvise(self, _advice: int, begin: int, length: int) -> None:
-            asked.append((begin, length))
+def test_checksums_that_were_changed_are_refused(tmp_path: Path) -> None:
+    manifest = write_folder(tmp_path, {"a": [1000]})
+    path = tmp_path / "a/train/00000.crc"
+    path.write_bytes(b"abcd")
+    with pytest.raises(InputError, match=r"00000\.crc: has hash .* restore it or prepare again"):
+        read(shard_of(tmp_path, manifest), 0, 5)
 
-    manifest = write_folder(tmp_path, {"a": [2 * BLOCK]})
-    shard = Shard(tmp_path, manifest.sources["a"].splits["train"][0], 50257)
-    shard.read(0, np.zeros(10, dtype=np.int64))
-    shard._map = Map()
-    shard.will_need(100, 10)
-    shard.will_need(BLOCK, 10)
-    assert asked == [(0, 220), (2 * BLOCK, BLOCK)]
+
+def shard_of(folder: Path, manifest: Manifest) -> PreparedShard:
+    return PreparedShard(folder, manifest.sources["a"].splits["train"][0], manifest.tokenizer.vocab_size)
+
+
+def read(shard: PreparedShard, start: int, length: int) -> list[int]:
+    out = np.zeros((1, length), dtype=np.int64)
+    shard.read(np.array([start]), out)
+    return out[0].tolist()

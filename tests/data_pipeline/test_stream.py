@@ -2,18 +2,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline.data_hash import begin, extend
 from data_pipeline.errors import InputError
-from data_pipeline.loader import Deal, Loader
 from data_pipeline.stream import Stream, StreamState
-from folder import write_folder
+from folder import stream_of_folder, write_folder
 
 N_CTX = 16
 SHARDS = {"a": [1000, 400, 17, 3], "b": [333], "c": [50, 16, 18]}
 MIXTURE = {"a": 0.6, "b": 0.3, "c": 0.1}
+
+
+ranges = st.lists(st.tuples(st.integers(0, 300), st.integers(0, 60)).map(lambda r: (r[0], r[0] + r[1])), max_size=5)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def stream_of(folder: Path, seed: int = 1, mixture: dict[str, float] = MIXTURE, n_ctx: int = N_CTX) -> Stream:
-    return Stream(folder, mixture, seed, n_ctx)
+    return stream_of_folder(folder, mixture, seed, n_ctx)
 
 
 def sequences(stream: Stream, start: int, count: int) -> list[tuple[int, int, int]]:
@@ -35,14 +37,14 @@ def sequences(stream: Stream, start: int, count: int) -> list[tuple[int, int, in
 def test_windows_cover_each_shard_without_crossing_it(folder: Path) -> None:
     stream = stream_of(folder)
     for name, sizes in SHARDS.items():
-        source = stream.sources[stream.mixture.names.index(name)]
+        source = stream.sources[stream.names.index(name)]
         assert source.windows == sum((size - 1) // N_CTX for size in sizes)
         window = 0
         for at, size in enumerate(sizes):
             tokens = np.fromfile(folder / f"{name}/train/{at:05d}.tokens", "<u2")
             for start in range(0, (size - 1) // N_CTX * N_CTX, N_CTX):
                 out = np.zeros(N_CTX + 1, dtype=np.int64)
-                source.read(window, out)
+                source.read(np.array([window]), out[None])
                 assert out.tolist() == tokens[start : start + N_CTX + 1].tolist()
                 window += 1
         assert window == source.windows
@@ -54,6 +56,12 @@ def test_a_position_is_a_pure_function(folder: Path, start: int, count: int, see
     together = sequences(stream, start, count)
     assert together == [sequences(stream, start + i, 1)[0] for i in range(count)]
     assert together == sequences(stream_of(folder, seed), start, count)
+
+
+@given(ranges, st.integers(0, 300), st.integers(0, 300))
+def test_a_state_is_moved_on_as_if_all_before_it_were_taken(skipped, start: int, count: int) -> None:
+    state = StreamState(start, tuple(skipped))
+    assert state.after(count).take(20)[0].tolist() == state.take(count)[1].take(20)[0].tolist()
 
 
 @given(st.integers(0, 1000))
@@ -78,7 +86,7 @@ def test_another_seed_is_another_order_of_the_same_sources(folder: Path) -> None
 def test_the_order_within_a_source_does_not_depend_on_the_others(folder: Path) -> None:
     alone = [window for _, _, window in sequences(stream_of(folder, mixture={"b": 1.0}), 0, 40)]
     mixed = stream_of(folder, mixture={"c": 0.5, "b": 0.5})
-    index = mixed.mixture.names.index("b")
+    index = mixed.names.index("b")
     assert [window for source, _, window in sequences(mixed, 0, 80) if source == index] == alone
 
 
@@ -93,9 +101,6 @@ def test_a_range_that_is_none_is_refused(skipped) -> None:
         StreamState(0, skipped)
 
 
-ranges = st.lists(st.tuples(st.integers(0, 300), st.integers(0, 60)).map(lambda r: (r[0], r[0] + r[1])), max_size=5)
-
-
 @given(ranges, st.integers(0, 300), st.lists(st.integers(0, 50), max_size=8))
 def test_skipped_ranges_are_left_out_and_nothing_else(skipped, start: int, counts: list[int]) -> None:
     state, taken = StreamState(start, tuple(skipped)), []
@@ -108,60 +113,8 @@ def test_skipped_ranges_are_left_out_and_nothing_else(skipped, start: int, count
     assert state.skipped == tuple(skipped)
 
 
-@given(st.integers(1, 100), st.integers(1, 20), st.integers(1, 9))
-def test_dealing_gives_every_sequence_to_one_rank_in_order(sequences: int, world: int, micro: int) -> None:
-    deal = Deal(sequences, world, micro)
-    parts = [list(range(sequences))[deal.part(rank)] for rank in range(world)]
-    assert sum(parts, []) == list(range(sequences))
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
-    slots = [list(range(deal.slots))[each] for each in deal.forwards]
-    assert sum(slots, []) == list(range(max(map(len, parts))))
-    assert max(map(len, slots)) <= micro and min(map(len, slots)) >= max(map(len, slots)) - 1
-    assert len(slots) == -(-max(map(len, parts)) // micro)
-    assert deal.wasted == pytest.approx(1 - sequences / (world * deal.slots)) and (sequences % world or not deal.wasted)
-
-
-def consumed(folder: Path, batch: int, world: int, micro: int, state: StreamState, steps: int):
-    """What `steps` global batches hand to the network, in global order, as the ranks see it."""
-    stream = stream_of(folder)
-    loaders = [Loader(stream_of(folder), state, batch, micro, rank, world) for rank in range(world)]
-    read, batches = [], []
-    for _ in range(steps):
-        rank_batches = [next(iter(loader)) for loader in loaders]
-        assert len({len(each.micro_batches) for each in rank_batches}) == 1
-        assert len({each.state for each in rank_batches}) == 1
-        rows = []
-        for each in rank_batches:
-            tokens = np.concatenate([micro.tokens.numpy() for micro in each.micro_batches])
-            weights = np.concatenate([micro.weights.numpy() for micro in each.micro_batches])
-            real = len(each.token_hashes)
-            assert weights.tolist() == [1.0] * real + [0.0] * (len(weights) - real)
-            names = [stream.mixture.names[source] for source in each.located.source]
-            read += zip(names, each.located.window.tolist(), each.token_hashes, strict=True)
-            rows += [row.tobytes() for row in tokens[:real]]
-        batches.append(rows)
-        state = rank_batches[0].state
-    for loader in loaders:
-        loader.close()
-    return extend(begin(stream.manifest_hash, N_CTX), read), batches, state
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.integers(1, 12), st.integers(1, 5), st.integers(1, 4), st.integers(0, 8), st.just(((7, 12), (40, 41))))
-def test_the_same_sequences_for_any_processes_micro_batch_and_resume(
-    folder, batch, world, micro, stop, skipped
-) -> None:
-    begun = StreamState(0, skipped)
-    one_hash, one_batches, one_state = consumed(folder, batch, 1, batch, begun, 8)
-    hash_, batches, state = consumed(folder, batch, world, micro, begun, 8)
-    assert (hash_, batches, state) == (one_hash, one_batches, one_state)
-    _, first, middle = consumed(folder, batch, world, micro, begun, stop)
-    _, rest, end = consumed(folder, batch, 1 + stop % 3, 2, middle, 8 - stop)
-    assert (first + rest, end) == (one_batches, one_state)
-
-
 def test_the_data_hash_tells_order_window_and_tokens_apart(folder: Path) -> None:
-    manifest_hash = stream_of(folder).manifest_hash
+    manifest_hash = stream_of(folder).identity
     one, two = ("a", 1, 2), ("b", 1, 2)
     begun = begin(manifest_hash, N_CTX)
     assert extend(begun, [one, two]) == extend(extend(begun, [one]), [two]) != extend(begun, [two, one])
@@ -192,17 +145,6 @@ def test_a_source_of_one_window_beside_a_large_one(tmp_path: Path) -> None:
     write_folder(tmp_path, {"small": [N_CTX + 1], "large": [20000]})
     stream = stream_of(tmp_path, mixture={"small": 1.0, "large": 1.0})
     seen = sequences(stream, 0, 400)
-    small, large = (stream.mixture.names.index(name) for name in ("small", "large"))
+    small, large = (stream.names.index(name) for name in ("small", "large"))
     assert [epoch for source, epoch, _ in seen if source == small] == list(range(200))
     assert len({window for source, _, window in seen if source == large}) == 200
-
-
-def test_a_fault_in_the_reading_thread_reaches_the_loop(tmp_path: Path) -> None:
-    write_folder(tmp_path, {"a": [1000]})
-    path = tmp_path / "a/train/00000.tokens"
-    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
-    loader = Loader(stream_of(tmp_path, mixture={"a": 1.0}), StreamState(), 4, 4)
-    with pytest.raises(InputError, match="do not match their checksum"):
-        for _ in range(30):
-            next(iter(loader))
-    loader.close()

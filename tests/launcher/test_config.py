@@ -346,10 +346,36 @@ def test_section_that_is_no_mapping_is_named(write: Any, section: str, wrong: st
     assert line.startswith(f"{section}: ")
 
 
-@pytest.mark.parametrize("wrong", ["data.mixture={}", "data.mixture=null"])
-def test_empty_mixture_is_named(write: Any, wrong: str) -> None:
-    (line,) = mistakes_of(load_run, write(RUN.replace("mixture: {books: 0.6, web_pages: 0.4}", "")), [wrong])
-    assert line.startswith("data.mixture: ")
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("data.mixture={}", "data.mixture: "),
+        ("data.mixture=null", "data: give one of mixture, alpha and phases"),
+        ("data={mixture: {books: 1}, alpha: 0.5}", "data: give one of mixture, alpha and phases"),
+        ("data={phases: [{weights: {books: 1}, alpha: 1}]}", "data.phases.0: give either weights or alpha"),
+        ("data={mixture: {books: -1}}", "data.mixture.books: Input should be greater than or equal to 0"),
+        ("data={max_epochs: {books: 0}, mixture: {books: 1}}", "data.max_epochs.books: Input should be greater"),
+        ("data={path: 's3://b/p', mixture: {books: 1}}", "data: path is a URL: give cache, such as"),
+        ("data={path: null, mixture: {books: 1}}", "data: give path (a prepared folder), prepare (a recipe) or sour"),
+        ("data={mixture: {books: 1}, sources: {x: {kind: megatro}}}", "data.sources.x.kind: is 'megatro'; valid are"),
+        ("data={mixture: {books: 1}, sources: {x: {kind: olmo, pats: [a]}}}", "data.sources.x.pats: is no known key"),
+    ],
+)
+def test_what_is_wrong_with_the_data_is_named(write: Any, wrong: str, said: str) -> None:
+    lines = mistakes_of(load_run, write(RUN.replace("mixture: {books: 0.6, web_pages: 0.4}", "")), [wrong])
+    assert any(line.startswith(said) for line in lines), lines
+
+
+def test_a_url_stays_a_url_and_a_path_is_beside_its_file(write: Any) -> None:
+    cached = ["data.path=s3://bucket/prepared", "data.cache={path: /scratch/cache, size: 200G}"]
+    config = load_run(write(RUN), cached)
+    assert (config.data.path, config.data.cache.size) == ("s3://bucket/prepared", 200 * 10**9)
+    path = write(config.dump())
+    assert load_run(path).data == config.data
+    phases = RUN.replace(
+        "mixture: {books: 0.6, web_pages: 0.4}", "phases: [{until_tokens: 5M, weights: {a: 1}}, {alpha: 1}]"
+    )
+    assert load_run(write(phases)).data.phases[0].until_tokens == 5_000_000
 
 
 @pytest.mark.parametrize("seed", [0, 2**64 - 1])

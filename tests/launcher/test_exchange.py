@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import networks
 from data_pipeline.errors import InputError
 from data_pipeline.tokenizer import from_path
+from data_pipeline.vocabulary import Vocabulary
 from launcher.config import load_run
 from launcher.exchange import export_checkpoint, import_folder
 from launcher.init_from import check_weights, load_weights, pinned
@@ -273,7 +274,7 @@ def test_gpt2s_own_files_of_its_tokenizer_are_read(shared_data: Path, tmp_path: 
 def test_a_checkpoint_of_another_format_is_refused(saved: Path) -> None:
     rewrite(saved / "manifest.json", format_version=1)
     for refuse in (checkpoint.open_network, checkpoint.verify, checkpoint.read_model):
-        with pytest.raises(InputError, match=r"manifest.json: is of format 1, and this thalweg reads format 2"):
+        with pytest.raises(InputError, match=r"manifest.json: is of format 1, and this thalweg reads format 3"):
             refuse(saved)
     for text in ("{", "[]", '{"sources": {}, "format_version": 1}'):
         (saved / "manifest.json").write_text(text)
@@ -293,7 +294,7 @@ def test_weights_alone_are_not_resumed(saved: Path, run: Path) -> None:
 
 def test_init_from_takes_the_weights(saved: Path) -> None:
     network = GPT(ModelConfig.model_validate(SMALL | {"document_mask": True}))
-    check_weights(saved, network.config, saved / "tokenizer.json")
+    check_weights(saved, network.config, Vocabulary.open(saved / "tokenizer.json"))
     load_weights(saved, network)
     before = checkpoint.open_network(saved).state_dict()
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
@@ -313,7 +314,7 @@ def test_init_from_takes_the_weights(saved: Path) -> None:
 )
 def test_init_from_names_the_keys_that_differ(changes: dict, said: str, saved: Path) -> None:
     with pytest.raises(InputError, match=said):
-        check_weights(saved, ModelConfig.model_validate(SMALL | changes), saved / "tokenizer.json")
+        check_weights(saved, ModelConfig.model_validate(SMALL | changes), Vocabulary.open(saved / "tokenizer.json"))
 
 
 @pytest.mark.parametrize(
@@ -328,7 +329,7 @@ def test_init_from_names_the_keys_that_differ(changes: dict, said: str, saved: P
 )
 def test_init_from_passes_over_what_makes_no_difference(changes: dict, saved: Path) -> None:
     network = GPT(ModelConfig.model_validate(SMALL | changes))
-    check_weights(saved, network.config, saved / "tokenizer.json")
+    check_weights(saved, network.config, Vocabulary.open(saved / "tokenizer.json"))
     load_weights(saved, network)
     assert torch.equal(network.blocks[1].feed_forward.up.weight, network_of(0.1).blocks[1].feed_forward.up.weight)
 
@@ -339,7 +340,7 @@ def test_init_from_wants_the_same_vocabulary(saved: Path) -> None:
     with pytest.raises(
         InputError, match=r"saved has another vocabulary than .*other.json; prepare the data with token"
     ):
-        check_weights(saved, ModelConfig.model_validate(SMALL), other)
+        check_weights(saved, ModelConfig.model_validate(SMALL), Vocabulary.open(other))
 
 
 def test_init_from_is_pinned_to_the_folder_that_a_name_means(run: Path, saved: Path) -> None:
@@ -352,10 +353,11 @@ def test_init_from_is_pinned_to_the_folder_that_a_name_means(run: Path, saved: P
 
 @pytest.mark.parametrize("file", ["model.json", "tokenizer.json"])
 def test_a_checkpoint_whose_description_is_damaged_is_named(file: str, saved: Path) -> None:
+    vocabulary = Vocabulary.open(saved / "tokenizer.json")
     (saved / file).write_text("{")
     for use in (
         lambda: export(saved, saved.parent / "out"),
-        lambda: check_weights(saved, ModelConfig.model_validate(SMALL), saved / "tokenizer.json"),
+        lambda: check_weights(saved, ModelConfig.model_validate(SMALL), vocabulary),
         lambda: load_weights(saved, GPT(ModelConfig.model_validate(SMALL))),
     ):
         with pytest.raises(InputError, match=rf"{file}: has 1 bytes.*restore the checkpoint or use another"):

@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from data_pipeline.loader import Deal
+from data_pipeline.deal import Deal
 from model.checkpointing import Recompute
 from model.config import ModelConfig
 from model.gpt import GPT

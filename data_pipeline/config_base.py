@@ -1,0 +1,42 @@
+"""What every section of a configuration is built on."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+
+def _beside_its_file(value: Any) -> Any:
+    """Joins a relative path to the folder of the YAML file that it was read from.
+
+    The YAML loader hands over strings that know their folder, so that a path keeps its meaning when its
+    file is extended by one in another folder. Paths from elsewhere are relative to the working directory, and
+    become absolute, too: a configuration is written into the run folder and read back from there.
+    """
+    if not isinstance(value, str | Path):
+        return value
+    try:
+        return Path(getattr(value, "folder", Path.cwd())) / Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError("begins with the home of a user whom this machine does not know") from None
+
+
+FilePath = Annotated[Path, BeforeValidator(_beside_its_file)]
+"""A path that is relative to the YAML file it stands in."""
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://")
+
+
+def _url_or_path(value: Any) -> Any:
+    return str(value) if isinstance(value, str) and _URL.match(value) else _beside_its_file(value)
+
+
+Location = Annotated[Path | str, BeforeValidator(_url_or_path)]
+"""A path as above, or the URL of an object store such as s3://bucket/folder, which stays text."""
+
+
+class Section(BaseModel):
+    """A part of a configuration: unknown keys are errors, values do not change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)

@@ -1,0 +1,58 @@
+"""Opens the token shards of other systems as they are."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import xxhash
+
+from data_pipeline.errors import InputError
+from data_pipeline.foreign.datatrove import open_datatrove
+from data_pipeline.foreign.files import find
+from data_pipeline.foreign.flat import open_nanogpt, open_olmo
+from data_pipeline.foreign.mds import open_mds
+from data_pipeline.foreign.megatron import open_megatron
+from data_pipeline.foreign.token_file import TokenFile
+from data_pipeline.shard import Shard
+from data_pipeline.source_config import ForeignSource, MdsFolder, TokenFiles
+
+_OPENERS: dict[str, Callable[[Path, TokenFiles, int], TokenFile]] = {
+    "megatron": open_megatron,
+    "nanogpt": open_nanogpt,
+    "olmo": open_olmo,
+    "datatrove": open_datatrove,
+}
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """Shards in an order that is the same on every machine, and a hash that says which data they are."""
+
+    shards: list[Shard]
+    identity: str
+    """Of names relative to what was given, sizes, types and the contents of indices; not of the tokens themselves."""
+
+
+def open_foreign(name: str, config: ForeignSource, vocab_size: int) -> Foreign:
+    """Opens the source `name` by its sizes and indices; tokens are not read.
+
+    But for MDS whose samples differ in size: unless plain bytes are all that does, each shard is read to count them.
+    Raises InputError where nothing is found, or what is found cannot be read or contradicts itself.
+    """
+    try:
+        if isinstance(config, MdsFolder):
+            shards, index = open_mds(name, config, vocab_size)
+            column = {"column": config.column, "dtype": config.dtype, "index": xxhash.xxh3_128_hexdigest(index)}
+            return Foreign(list(shards), _hash(config.kind, column))
+        found = find(name, config)
+        files = [_OPENERS[config.kind](each.path, config, vocab_size) for each in found]
+        parts = [(each.name, *file.identity) for each, file in zip(found, files, strict=True)]
+        return Foreign(list(files), _hash(config.kind, parts))
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror}); restore it") from None
+
+
+def _hash(kind: str, parts: Any) -> str:
+    return xxhash.xxh3_128_hexdigest(orjson.dumps([kind, parts], option=orjson.OPT_SORT_KEYS))

@@ -1,0 +1,54 @@
+"""What a run will read, before it reads it: tokens, windows and epochs of each source in each phase."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from data_pipeline.phases import Schedule
+
+
+@dataclass(frozen=True)
+class Row:
+    """One source in one phase of `sequences` sequences, or in the whole run where `phase` is None."""
+
+    phase: int | None
+    sequences: int
+    source: str
+    windows: int
+    share: float
+    epochs: float | None
+    """None of a source whose size nobody knows before."""
+
+
+def mixture_rows(schedule: Schedule, windows: dict[str, int | None], sequences: int) -> list[Row]:
+    """The table of a run of `sequences`: a row for each source and phase, and one for each over the whole.
+
+    `windows` are those that each source has. Sources without a share are left out.
+    """
+    ends = [sequences if phase.until is None else min(phase.until, sequences) for phase in schedule.phases]
+    if schedule.end is not None:
+        ends = [min(end, schedule.end.position) for end in ends]
+    starts = [0, *ends[:-1]]
+    rows = [
+        row
+        for number, (start, end) in enumerate(zip(starts, ends, strict=True))
+        if start < end
+        for row in _rows(schedule, windows, number, start, end)
+    ]
+    return (
+        rows + _rows(schedule, windows, None, 0, max(ends))
+        if len(ends) > 1
+        else _rows(schedule, windows, None, 0, ends[0])
+    )
+
+
+def _rows(schedule: Schedule, windows: dict[str, int | None], phase: int | None, start: int, end: int) -> list[Row]:
+    drawn: npt.NDArray[np.int64] = schedule.consumed(end) - schedule.consumed(start)
+    rows = []
+    for name, count in zip(schedule.names, drawn.tolist(), strict=True):
+        there = windows[name]
+        epochs = None if there is None else count / max(there, 1)
+        if count:
+            rows.append(Row(phase, end - start, name, count, count / max(end - start, 1), epochs))
+    return rows

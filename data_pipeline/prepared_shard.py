@@ -1,0 +1,112 @@
+"""Reading a shard that `thalweg prepare` wrote, where it lies or through a cache."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from data_pipeline.errors import InputError
+from data_pipeline.mapped_tokens import BLOCK, MappedTokens
+from data_pipeline.shard import Document, Index
+from data_pipeline.shards import FileEntry, ShardEntry, token_type
+
+if TYPE_CHECKING:
+    from data_pipeline.shard_cache import ShardCache
+
+
+@lru_cache(maxsize=4)
+def _described(offsets: Path, origins: Path) -> tuple[Index, Any]:
+    """The first token of each document of a shard, and the table of their origins; kept for whoever asks again."""
+    import pyarrow.parquet as pq  # takes longer than all else of a start
+
+    return np.fromfile(offsets, "<i8"), pq.read_table(origins)
+
+
+class PreparedShard:
+    """Checks each block the first time that it is touched, and the vocabulary when it opens."""
+
+    def __init__(self, folder: Path, entry: ShardEntry, vocab_size: int, cache: "ShardCache | None" = None) -> None:
+        """`folder` is the prepared folder, or the cache's image of it."""
+        self.name, self.tokens = str(folder / f"{entry.name}.tokens"), entry.tokens
+        self._folder, self._entry, self._vocab_size, self._cache = folder, entry, vocab_size, cache
+        self._checksums: npt.NDArray[np.uint32] | None = None
+        self._mapped = MappedTokens(
+            Path(self.name), token_type(vocab_size), entry.tokens, check=self._check, may_vanish=cache is not None
+        )
+
+    @property
+    def needed(self) -> list[tuple[str, FileEntry]]:
+        """Name and description of the files that reading tokens takes."""
+        return [(self._entry.name + suffix, self._entry.files[suffix]) for suffix in (".crc", ".tokens")]
+
+    def _file(self, suffix: str) -> Path:
+        name = self._entry.name + suffix
+        return self._folder / name if self._cache is None else self._cache.fetch(name, self._entry.files[suffix])
+
+    def _open(self) -> None:
+        if self._checksums is None:
+            checksums = self._mapped_and_checksums()
+            self._refuse_foreign_tokens()
+            self._checksums = checksums
+
+    def _mapped_and_checksums(self) -> npt.NDArray[np.uint32]:
+        while True:
+            crc, tokens = (self._file(suffix) for suffix in (".crc", ".tokens"))
+            try:
+                if fault := self._entry.files[".crc"].fault(crc):
+                    raise InputError(f"{fault}; restore it or prepare again")
+                self._mapped.open()
+                return np.fromfile(crc, "<u4")
+            except (InputError, FileNotFoundError):
+                # Another process may have removed a file from the cache since it was fetched.
+                if self._cache is None or (crc.exists() and tokens.exists()):
+                    raise
+
+    def _refuse_foreign_tokens(self) -> None:
+        """By what was found when the shard was written: the checksums prove that its tokens are still the same."""
+        largest = self._entry.max_token
+        if largest is None:
+            largest = int(np.memmap(self.name, token_type(self._vocab_size), "r").max())
+        if largest >= self._vocab_size:
+            raise InputError(
+                f"{self.name}: holds token {largest}, the vocabulary ends at {self._vocab_size - 1}; "
+                "prepare it again with the tokenizer of the folder"
+            )
+
+    def read(self, starts: Index, out: npt.NDArray[Any]) -> None:
+        """Copies the T tokens from each of `starts` [N] on into `out` [N, T].
+
+        Raises InputError where a file is missing, has changed or does not match its checksum.
+        """
+        self._open()
+        self._mapped.read(starts, out)
+
+    def will_need(self, starts: Index, length: int) -> None:
+        """Asks the kernel for what will be touched. What a cache has not fetched yet is not waited for."""
+        if self._cache is None or self._checksums is not None:
+            self._open()
+            self._mapped.will_need(starts, length)
+
+    def _check(self, block: int, data: bytes) -> None:
+        assert self._checksums is not None
+        if google_crc32c.value(data) != self._checksums[block]:
+            raise InputError(
+                f"{self.name}: the bytes from {block * BLOCK} on do not match their checksum; "
+                "the file changed after it was prepared: prepare it again or restore it"
+            )
+
+    def documents(self, start: int, stop: int) -> list[Document]:
+        """The documents that tokens [start, stop) belong to, with their origins."""
+        offsets, origins = _described(self._file(".offsets"), self._file(".origins.parquet"))
+        first = max(int(np.searchsorted(offsets, start, side="right")) - 1, 0)
+        found = origins.slice(first, int(np.searchsorted(offsets, stop)) - first).to_pylist()
+        ends = np.append(offsets[first + 1 : first + len(found) + 1], self.tokens)
+        return [Document(int(offsets[first + at]), int(ends[at]), **origin) for at, origin in enumerate(found)]
+
+    def close(self) -> None:
+        """Lets go of the files."""
+        self._mapped.close()
+        self._checksums = None

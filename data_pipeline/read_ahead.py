@@ -1,0 +1,60 @@
+"""An iterator that runs in a thread, some items ahead."""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from typing import Generic, Self, TypeVar, cast
+
+T = TypeVar("T")
+
+
+class ReadAhead(Generic[T]):
+    """Runs an iterator in a thread, `depth` items ahead; its exceptions come out where its items do."""
+
+    def __init__(self, items: Iterator[T], depth: int) -> None:
+        self._queue: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
+        self._closed = threading.Event()
+        self.waited = 0.0
+        """Seconds for which items were waited for."""
+        self._thread = threading.Thread(target=self._run, args=(items,), name="read-ahead", daemon=True)
+        self._thread.start()
+
+    def _run(self, items: Iterator[T]) -> None:
+        try:
+            for item in items:
+                if not self._put((item, None)):
+                    return
+            self._put((None, StopIteration()))
+        except BaseException as error:
+            self._put((None, error))
+
+    def _put(self, entry: tuple[T | None, BaseException | None]) -> bool:
+        while not self._closed.is_set():
+            try:
+                self._queue.put(entry, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> T:
+        if self._closed.is_set():
+            raise StopIteration
+        began = time.perf_counter()
+        item, error = self._queue.get()
+        self.waited += time.perf_counter() - began
+        if error is not None:
+            self._queue.put((None, error))
+            raise error
+        return cast(T, item)
+
+    def close(self) -> None:
+        """Ends the thread; items read ahead are dropped."""
+        self._closed.set()
+        while not self._queue.empty():
+            self._queue.get_nowait()
+        self._thread.join()

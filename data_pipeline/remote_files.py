@@ -1,0 +1,185 @@
+"""Files of a folder that lies elsewhere: any store that fsspec knows, or a plain path.
+
+Reads are watched, so that a store that stops answering is given up; what may be a passing fault is tried again.
+"""
+
+import logging
+import queue
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from data_pipeline.errors import InputError
+
+ATTEMPTS = 5
+FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
+"""Seconds before the second attempt and at most; doubled in between, and each shaken by half of itself."""
+STALL = 60.0
+"""Seconds without one answer after which a read is given up."""
+RANGE = 16 * 2**20
+"""Bytes of one read: large enough for an object store, small enough that `STALL` means a stall."""
+SMALL = 2**28
+"""Bytes that a file may have that is read whole: the manifest of some 300 000 shards."""
+POLL = 0.1
+"""Seconds in which a wait notices that it shall end."""
+
+PACKAGES = {
+    "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs",
+    "http": "aiohttp", "https": "aiohttp", "sftp": "paramiko", "ssh": "paramiko", "oci": "ocifs", "oss": "ossfs",
+    "hf": "huggingface_hub",
+}  # fmt: skip
+DENIED = (401, 403)
+
+log = logging.getLogger("thalweg.cache")
+T = TypeVar("T")
+
+
+class ClosedError(RuntimeError):
+    """The work was ended from outside before it was done."""
+
+
+class DamageError(Exception):
+    """What arrived is not what the manifest describes."""
+
+
+class RemoteFolder:
+    """A folder by its URL. Its credentials come from the environment or from `storage`, which is never shown."""
+
+    def __init__(self, origin: str, storage: Mapping[str, Any] | None, closed: threading.Event) -> None:
+        """Opens the store; waits and retries end with `ClosedError` as soon as `closed` is set.
+
+        Raises InputError for a URL whose package is not installed and for options that the store does not take.
+        """
+        self._shown, self._closed = _without_password(origin.rstrip("/")), closed
+        self._store, self._path = self._open(origin, dict(storage or {}))
+        self.identity = str(self._store.unstrip_protocol(self._path)).rstrip("/")
+        """The same for every way of writing the folder's name."""
+
+    def _open(self, origin: str, storage: dict[str, Any]) -> tuple[Any, str]:
+        from fsspec.core import url_to_fs
+
+        protocol = origin.split(":", 1)[0]
+        try:
+            store, path = url_to_fs(origin, **storage)
+        except ImportError as error:
+            package = PACKAGES.get(protocol)
+            mend = f"`pip install '{package}'`" if package else f"install what it needs ({_reason(error)})"
+            raise InputError(f"{self._shown}: {protocol}:// takes a package that is not installed; {mend}") from None
+        except Exception as error:
+            raise InputError(
+                f"{self._shown}: cannot be opened ({_reason(error)}); check the URL and data.storage"
+            ) from None
+        return store, str(path).rstrip("/")
+
+    def url(self, name: str) -> str:
+        """What a file is called in messages."""
+        return f"{self._shown}/{name}"
+
+    def read(self, name: str) -> bytes:
+        """A file of less than `SMALL` bytes whole."""
+        # As a range: s3fs asks for the size of a whole file first, and goes on to list the bucket when that fails.
+        return self._watched(name, lambda: self._store.cat_file(f"{self._path}/{name}", start=0, end=SMALL))
+
+    def pieces(self, name: str, size: int) -> Iterator[bytes]:
+        """The `size` bytes of a file, range by range.
+
+        Raises DamageError where it ends too early, and as `read` does.
+        """
+        at = 0
+        while at < size:
+            stop = min(at + RANGE, size)
+            data = self._watched(name, lambda: self._store.cat_file(f"{self._path}/{name}", start=at, end=stop))  # noqa: B023
+            if at == 0 and len(data) == size:
+                stop = size  # a web server that knows no ranges
+            if len(data) != stop - at:
+                raise DamageError(f"gave {len(data)} bytes from {at} on instead of {stop - at}")
+            yield data
+            at = stop
+
+    def _watched(self, name: str, call: Callable[[], bytes]) -> bytes:
+        """Calls in a thread of its own, which is left behind where it hangs: nothing can end it from outside.
+
+        Raises InputError for what no repetition mends, TimeoutError for a stall, or what the store raises.
+        """
+        answers: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
+
+        def answer() -> None:
+            try:
+                answers.put(call())
+            except Exception as error:
+                answers.put(error)
+
+        threading.Thread(target=answer, name="thalweg-read", daemon=True).start()
+        deadline = time.monotonic() + STALL
+        while not self._closed.is_set():
+            try:
+                found = answers.get(timeout=POLL)
+            except queue.Empty:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"no answer for {STALL:g} s") from None
+                continue
+            if isinstance(found, Exception):
+                self._refuse(name, found)
+                raise found
+            return found
+        raise ClosedError(f"{self.url(name)}: was no longer wanted")
+
+    def _refuse(self, name: str, error: Exception) -> None:
+        if isinstance(error, FileNotFoundError):
+            raise InputError(
+                f"{self.url(name)}: is missing there ({_reason(error)}); check the path, restore it or prepare again"
+            ) from None
+        status = getattr(error, "status", None) or getattr(error, "code", None)
+        if isinstance(error, PermissionError) or status in DENIED or "Credentials" in type(error).__name__:
+            raise InputError(
+                f"{self.url(name)}: access was denied ({_reason(error)}); check the credentials in the environment "
+                "and what they allow; some stores answer so where there is no such file"
+            ) from None
+
+    def retried(self, name: str, work: Callable[[], T]) -> T:
+        """Does `work`, which fetches the file `name`, until it succeeds, `ATTEMPTS` times at most.
+
+        Raises InputError after that, and lets the InputError and ClosedError of `work` through at once.
+        """
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return work()
+            except (InputError, ClosedError):
+                raise
+            except Exception as error:
+                if attempt == ATTEMPTS:
+                    raise self._final(name, error) from None
+                delay = min(FIRST_DELAY * 2 ** (attempt - 1), LONGEST_DELAY) * random.uniform(0.5, 1.5)
+                log.warning(
+                    "%s: %s; attempt %d of %d, the next in %.1f s",
+                    *(self.url(name), _reason(error), attempt, ATTEMPTS, delay),
+                )
+                if self._closed.wait(delay):
+                    raise ClosedError(f"{self.url(name)}: was no longer wanted") from None
+        raise AssertionError("ATTEMPTS is at least one")
+
+    def _final(self, name: str, error: Exception) -> InputError:
+        if isinstance(error, DamageError):
+            return InputError(
+                f"{self.url(name)}: {error}, {ATTEMPTS} times in a row; it was damaged or replaced there: "
+                "restore it or prepare the folder again"
+            )
+        return InputError(
+            f"{self.url(name)}: cannot be fetched, {ATTEMPTS} attempts failed, the last with {_reason(error)}; "
+            "check the store and the way to it, then resume"
+        )
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"//[^/@\s]*@", "//", text)
+
+
+def _reason(error: Exception) -> str:
+    """Each store has errors of its own; what they have in common is a message."""
+    text = " ".join(str(error).split())[:300]
+    if isinstance(error, DamageError):
+        return text
+    return _without_password(f"{type(error).__name__}: {text}" if text else type(error).__name__)

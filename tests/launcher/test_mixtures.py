@@ -1,0 +1,86 @@
+"""Runs whose mixture changes, ends or is refused, on real processes."""
+
+from pathlib import Path
+
+import pytest
+
+from processes import events, metrics, thalweg, write_run
+
+PHASES = "data.phases=[{until_tokens: 480, weights: {a: 1}}, {until_tokens: 960, weights: {b: 1}, interpolate: true}, "
+FREE = ["data.mixture=null", "train.decay_tokens=1600", "checkpoint.every_tokens=400"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return write_run(tmp_path)
+
+
+@pytest.mark.slow
+def test_phases_are_kept_on_any_number_of_processes_and_told_in_every_line(run: Path) -> None:
+    phases = PHASES + "{weights: {b: 0.5, c: 0.5}}]"
+    _, said = thalweg("launch", run, *FREE, phases, "--processes", 2, cwd=run.parent)
+    assert "phase 1: 480 tokens" in said and "phase 2: 480 tokens" in said and "the whole run: 1,600 tokens" in said
+    thalweg("train", run, *FREE, phases, "run_dir=one", cwd=run.parent)
+    lines = metrics(run.parent / "runs" / "t")
+    assert [line["data_hash"] for line in lines] == [line["data_hash"] for line in metrics(run.parent / "one")]
+    windows = {"a": 249 + 187, "b": 124, "c": 31}
+    for line in lines:
+        for name, count in windows.items():
+            tokens, target = line["tokens_by_source"][name], line["target_share_by_source"][name] * line["tokens"]
+            assert abs(tokens - target) < 16 * (2 + 2.5)
+            assert line["share_by_source"][name] == pytest.approx(tokens / line["tokens"])
+            assert line["epochs_by_source"][name] == pytest.approx(tokens / 16 / count)
+        assert line["data_wait_seconds"] >= 0
+    assert lines[5]["tokens_by_source"] == {"a": 480, "b": 0, "c": 0}
+    at_end = {name: lines[-1]["tokens_by_source"][name] - lines[11]["tokens_by_source"][name] for name in "abc"}
+    assert at_end == {"a": 0, "b": 320, "c": 320}
+    end = events(run.parent / "runs" / "t")[-1]
+    assert end["event"] == "end" and end["data_hash"] == lines[-1]["data_hash"]
+    for name in windows:
+        assert end["seen"][name]["tokens"] == lines[-1]["tokens_by_source"][name]
+        assert end["seen"][name]["epochs"] == lines[-1]["epochs_by_source"][name]
+
+
+@pytest.mark.slow
+def test_a_resume_may_change_what_is_to_come_and_nothing_else(run: Path) -> None:
+    plan = PHASES + "{weights: {c: 1}}]"
+    thalweg("train", run, *FREE, plan, "train.tokens=1040", cwd=run.parent)
+    for other in (PHASES.replace("a: 1", "a: 0.9, b: 0.1"), PHASES.replace("960", "976")):
+        _, said = thalweg("train", run, *FREE, other + "{weights: {c: 1}}]", cwd=run.parent, code=2)
+        assert "data.phases" in said and "which changes what was read already" in said and said.count("\n") == 1
+    later = PHASES + "{until_tokens: 1200, weights: {c: 1}}, {weights: {a: 1}}]"
+    _, said = thalweg("train", run, *FREE, later, cwd=run.parent)
+    assert "changed since step-0000013: data.phases" in said
+    lines = metrics(run.parent / "runs" / "t")
+    assert (
+        lines[-1]["tokens"] == 1600 and lines[-1]["tokens_by_source"]["a"] - lines[14]["tokens_by_source"]["a"] == 400
+    )
+    thalweg("train", run, *FREE, later, "run_dir=straight", cwd=run.parent)
+    assert metrics(run.parent / "straight")[-1]["data_hash"] == lines[-1]["data_hash"]
+
+
+@pytest.mark.slow
+def test_a_source_that_runs_out_is_refused_before_or_stops_or_gives_its_share_away(run: Path) -> None:
+    limit = ["data.max_epochs.c=0.25", "train.decay_tokens=1600"]  # 7 of its 31 windows; the run would take 10
+    _, said = thalweg("train", run, *limit, cwd=run.parent, code=2)
+    assert (
+        said.count("\n") == 1 and "c reached its max_epochs" in said and "data.exhausted: stop or redistribute" in said
+    )
+    assert not (run.parent / "runs").exists()
+
+    _, said = thalweg(
+        "launch", run, "--processes", 2, *limit, "data.exhausted=stop", "metrics.every_steps=4", cwd=run.parent
+    )
+    assert "stopped early: c reached its max_epochs" in said
+    lines = metrics(run.parent / "runs" / "t")
+    assert lines[-1]["step"] == lines[-1]["tokens"] // 80 and lines[-1]["tokens_by_source"]["c"] <= 7 * 16
+    assert (
+        65 <= lines[-1]["tokens"] // 16 <= 80
+        and (run.parent / f"runs/t/checkpoints/step-{lines[-1]['step']:07d}").is_dir()
+    )
+    _, said = thalweg("launch", run, "--processes", 2, *limit, "data.exhausted=stop", cwd=run.parent)
+    assert "the run has consumed" in said
+
+    thalweg("train", run, *limit, "data.exhausted=redistribute", "run_dir=shared", cwd=run.parent)
+    lines = metrics(run.parent / "shared")
+    assert lines[-1]["tokens"] == 1600 and lines[-1]["tokens_by_source"]["c"] == 7 * 16
