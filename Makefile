@@ -64,7 +64,7 @@ $(STREAM_BENCH_INSTALLED): benchmarks/requirements-stream.txt
 	touch $@
 
 stream-bench: setup stream-bench-env ## The stream against other loaders, into benchmarks/results; on a quiet machine
-	$(BIN)/python -P benchmarks/stream.py --cold --scale --out benchmarks/results
+	$(BIN)/python benchmarks/stream.py --cold --scale --out benchmarks/results
 
 clean: ## Remove the environment and caches; runs/ and prepared/ stay
 	rm -rf $(VENV) $(BENCH) $(STREAM_BENCH) .mypy_cache .pytest_cache .ruff_cache .hypothesis thalweg.egg-info

@@ -194,6 +194,10 @@ class DataConfig(Section):
             raise ValueError("give path (a prepared folder), prepare (a recipe) or sources")
         if sum(each is not None for each in (self.mixture, self.alpha, self.phases)) != 1:
             raise ValueError("give one of mixture, alpha and phases")
+        if self.cache is not None and self.folder is None:
+            raise ValueError("cache is for the prepared folder of path, and there is none; leave it out")
+        if self.storage and self.cache is None:
+            raise ValueError("storage is for a path that is read through cache, and there is none; leave it out")
         if isinstance(self.path, str):
             if self.prepare is not None:
                 raise ValueError(

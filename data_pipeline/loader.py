@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from itertools import islice, pairwise, repeat
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import torch
 
 from data_pipeline.data_hash import token_hashes
 from data_pipeline.deal import Deal
+from data_pipeline.errors import InputError
 from data_pipeline.read_ahead import ReadAhead
 from data_pipeline.shard import Index
 from data_pipeline.stream import Located, Stream, StreamState
@@ -94,6 +96,7 @@ class Loader:
         self._stream, self._state = stream, state
         self._sizes = repeat(sequences) if isinstance(sequences, int) else iter(sequences)
         self._micro_batch, self._rank, self._world_size = micro_batch, rank, world_size
+        self._is_at_end = False
         self._deals: dict[int, tuple[Deal, list[torch.Tensor]]] = {}
         self._read_ahead = ReadAhead(self._read_all(), depth=2)
         self._batches = self._assembled()
@@ -129,6 +132,7 @@ class Loader:
             if end is not None:
                 group = group[: int((last < end.position).sum())]
             if not group:
+                self._is_at_end = True
                 return
             parts = [self._deal(size)[0].part(self._rank) for size in group]
             starts = (stops[: len(group)] - group).tolist()
@@ -151,22 +155,35 @@ class Loader:
             first, last = some[0][1][0], some[-1][1][1]
             part = located.part(slice(first, last))
             self._stream.fetch_ahead(part, some[-1][2].position)
-            self._stream.will_need(part)
+            with suppress(InputError, OSError):  # told when it is read, behind the good batches that come before it
+                self._stream.will_need(part)
             planned = [_Planned(size, slice(start - first, stop - first), state) for size, (start, stop), state in some]
             yield _Plan(part, planned)
 
     def _read_all(self) -> Iterator[_Read]:
         plans = self._plans()
-        yield from map(self._read, islice(plans, 1))  # the first one at once, with nothing asked for ahead
+        for plan in islice(plans, 1):  # the first one at once, with nothing asked for ahead
+            yield from self._reads(plan)
         ahead: deque[_Plan] = deque()
         for plan in plans:
             ahead.append(plan)
             while sum(len(each.batches) for each in ahead) - len(ahead[0].batches) >= BATCHES_AHEAD:
-                yield self._read(ahead.popleft())
+                yield from self._reads(ahead.popleft())
         while ahead:
-            yield self._read(ahead.popleft())
-        if not self._stream.schedule.stops:
+            yield from self._reads(ahead.popleft())
+        if self._is_at_end and not self._stream.schedule.stops:
             self._stream.schedule.refuse_end()
+
+    def _reads(self, plan: _Plan) -> Iterator[_Read]:
+        """A plan whole, or, where something in it cannot be read, the batches that come before that."""
+        try:
+            yield self._read(plan)
+        except (InputError, OSError):
+            if len(plan.batches) == 1:
+                raise
+            for sequences, part, state in plan.batches:
+                own = _Planned(sequences, slice(0, part.stop - part.start), state)
+                yield self._read(_Plan(plan.located.part(part), [own]))
 
     def _read(self, plan: _Plan) -> _Read:
         tokens = self._stream.read(plan.located)
@@ -196,7 +213,8 @@ class Loader:
         return next(self._batches)
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Ends the thread, also where it waits for an object store."""
+        self._stream.end_fetching()
         self._read_ahead.close()
 
 

@@ -3,6 +3,7 @@
 import mmap
 import os
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -48,29 +49,26 @@ class MappedTokens:
         self.path, self.dtype, self.tokens = path, dtype, tokens
         self._check, self._first_byte, self._said_by, self._may_vanish = check, first_byte, said_by, may_vanish
         self._map: mmap.mmap | None = None
-        self._file = -1
+        self._file: FileIO
 
     def open(self) -> mmap.mmap:
         """Maps the file, unless it is mapped. Raises InputError where it is not what it was said to be."""
         if self._map is None:
             try:
-                self._file = os.open(self.path, os.O_RDONLY)
-                try:
-                    self._map = self._mapped()
-                except BaseException:
-                    os.close(self._file)
-                    raise
+                file = self.path.open("rb", buffering=0)  # which closes itself if nobody does
+                self._map = self._mapped(file)
+                self._file = file
             except OSError as error:
                 raise InputError(f"{self.path}: cannot be read ({error.strerror}); restore it") from None
         return self._map
 
-    def _mapped(self) -> mmap.mmap:
-        self._state, expected = os.fstat(self._file), self._first_byte + self.tokens * self.dtype.itemsize
+    def _mapped(self, file: FileIO) -> mmap.mmap:
+        self._state, expected = os.fstat(file.fileno()), self._first_byte + self.tokens * self.dtype.itemsize
         if self._state.st_size != expected:
             raise InputError(
                 f"{self.path}: has {self._state.st_size} bytes, {self._said_by} says {expected}; restore it"
             )
-        made = mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
+        made = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._tokens = np.frombuffer(made, self.dtype, self.tokens, self._first_byte)
         blocks = range(-(-self.tokens * self.dtype.itemsize // BLOCK))
         self._unchecked, self._unasked = set(blocks), set(blocks)
@@ -107,7 +105,7 @@ class MappedTokens:
     def _refuse_change(self) -> None:
         before = self._state
         try:
-            now = os.fstat(self._file)
+            now = os.fstat(self._file.fileno())
         except OSError as error:
             raise InputError(f"{self.path}: cannot be read any more ({error.strerror}); restore it") from None
         if now.st_size != before.st_size or now.st_mtime_ns != before.st_mtime_ns:
@@ -135,7 +133,7 @@ class MappedTokens:
         if self._map is not None:
             self._tokens = np.empty(0, self.dtype)
             self._map.close()
-            os.close(self._file)
+            self._file.close()
             self._map = None
 
 

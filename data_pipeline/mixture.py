@@ -28,9 +28,11 @@ def quantise(weights: Mapping[str, float], key: str = "data.mixture") -> dict[st
     for name, weight in weights.items():
         if not 0 <= weight < float("inf"):
             raise InputError(f"{key}.{name}: is {weight}; a weight is a number from 0 on")
-    total = sum(weights.values())
-    if total == 0:
+    if not any(weights.values()):
         raise InputError(f"{key}: has no weight above 0; give at least one source a share")
+    total = sum(weights.values())
+    if total == float("inf"):
+        raise InputError(f"{key}: has weights whose sum is no number; write them as shares of 1")
     if len(weights) > PERIOD:
         raise InputError(f"{key}: has {len(weights)} sources; at most {PERIOD} can be mixed")
     exact = {name: weight / total * PERIOD for name, weight in weights.items()}
@@ -101,6 +103,11 @@ class Mixture:
         partial = [int(np.searchsorted(turns, within)) for turns in self._turns]
         return period * self.counts + np.array(partial, dtype=np.int64)
 
+    def consumed_of(self, source: int, position: int) -> int:
+        """How many of the first `position` positions belong to one source."""
+        period, within = divmod(position, PERIOD)
+        return period * int(self.counts[source]) + int(np.searchsorted(self._turns[source], within))
+
     def consumed_by(self, source: Index, positions: Index) -> Index:
         """How many of the first `positions` [N] positions belong to the source [N] beside each."""
         period, within = np.divmod(positions, PERIOD)
@@ -117,7 +124,3 @@ class Mixture:
     def describe(self, names: Sequence[str]) -> str:
         """The shares by name, those of zero left out: two mixtures of one description are the same."""
         return " ".join(f"{name} {count}" for name, count in zip(names, self.counts.tolist(), strict=True) if count)
-
-    def shares(self, position: int) -> Target:
-        """The share of each source [number of sources] at a position, the same at all."""
-        return self.counts / PERIOD

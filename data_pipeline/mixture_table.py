@@ -36,11 +36,8 @@ def mixture_rows(schedule: Schedule, windows: dict[str, int | None], sequences: 
         if start < end
         for row in _rows(schedule, windows, number, start, end)
     ]
-    return (
-        rows + _rows(schedule, windows, None, 0, max(ends))
-        if len(ends) > 1
-        else _rows(schedule, windows, None, 0, ends[0])
-    )
+    whole = _rows(schedule, windows, None, 0, max(ends))
+    return whole if len(ends) == 1 else rows + whole
 
 
 def _rows(schedule: Schedule, windows: dict[str, int | None], phase: int | None, start: int, end: int) -> list[Row]:

@@ -3,6 +3,7 @@
 import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from data_pipeline.manifest import Manifest
 from data_pipeline.phases import Phase, Schedule
 from data_pipeline.prepared_shard import PreparedShard
 from data_pipeline.source import Source
-from data_pipeline.source_config import TextStream
+from data_pipeline.source_config import ForeignSource, TextStream
 from data_pipeline.stream import Stream
 from data_pipeline.text_stream import TextStreamSource
 from data_pipeline.vocabulary import Vocabulary
@@ -77,19 +78,9 @@ def open_stream(data: DataConfig, seed: int, n_ctx: int, rank: int = 0, world_si
             text = TextStreamSource(name, config, vocabulary.json, n_ctx, seed, rank, world_size)
             sources[name], identities[name] = text, text.identity
         else:
-            from data_pipeline.foreign.opening import open_foreign
-
-            foreign = open_foreign(name, config, vocabulary.size)
-            sources[name] = Source(name, foreign.shards, n_ctx, data.open_shards, seed)
-            identities[name] = foreign.identity
+            sources[name], identities[name] = _foreign(name, config, vocabulary, data, n_ctx, seed)
     schedule = _schedule(data, sources, n_ctx)
-    for name, count in zip(schedule.names, schedule.ever_drawn(), strict=True):
-        source = sources[name]
-        if count and isinstance(source, Source) and not source.windows:
-            raise InputError(
-                f"data.mixture.{name}: has {source.tokens} tokens, too few for one sequence of n_ctx + 1 = "
-                f"{n_ctx + 1}; give it more data, a smaller n_ctx or the weight 0"
-            )
+    _refuse_too_small(sources, schedule, n_ctx)
     held_out = [name for name in schedule.names if name not in data.sources]
     stream = Stream(
         [sources[name] for name in schedule.names],
@@ -104,6 +95,27 @@ def open_stream(data: DataConfig, seed: int, n_ctx: int, rank: int = 0, world_si
     _refuse_small_cache(data, stream)
     _allow_open_files(sum(source.most_open for source in stream.sources if isinstance(source, Source)))
     return stream
+
+
+def _foreign(
+    name: str, config: ForeignSource, vocabulary: Vocabulary, data: DataConfig, n_ctx: int, seed: int
+) -> tuple[Source, str]:
+    """A source of another system's token files, and the hash that says which they are."""
+    from data_pipeline.foreign.opening import open_foreign
+
+    foreign = open_foreign(name, config, vocabulary.size)
+    return Source(name, foreign.shards, n_ctx, data.open_shards, seed), foreign.identity
+
+
+def _refuse_too_small(sources: Mapping[str, Source | TextStreamSource], schedule: Schedule, n_ctx: int) -> None:
+    """Raises InputError for a source with a share and without a window."""
+    for name, drawn in zip(schedule.names, schedule.ever_drawn(), strict=True):
+        source = sources[name]
+        if drawn and isinstance(source, Source) and not source.windows:
+            raise InputError(
+                f"data: source {name} has {source.tokens} tokens, too few for one sequence of n_ctx + 1 = "
+                f"{n_ctx + 1}; give it more data, a smaller n_ctx or no weight"
+            )
 
 
 def _names(data: DataConfig, prepared: Prepared | None) -> list[str]:
@@ -164,7 +176,8 @@ def _schedule(data: DataConfig, sources: Mapping[str, Source | TextStreamSource]
         return Phase(weights(each.weights, each.alpha, f"{key}.alpha"), until, each.interpolate, key)
 
     phases = [phase(at) for at in range(len(data.phases or []))]
-    phases = phases or [Phase(weights(data.mixture, data.alpha, "data.alpha"))]
+    key = "data.mixture" if data.mixture is not None else "data.alpha"
+    phases = phases or [Phase(weights(data.mixture, data.alpha, key), key=key)]
     limits = {}
     for name, epochs in data.max_epochs.items():
         source = sources.get(name)
@@ -173,7 +186,7 @@ def _schedule(data: DataConfig, sources: Mapping[str, Source | TextStreamSource]
                 "is no source of the mixture" if source is None else "is read as text, whose epochs nobody knows before"
             )
             raise InputError(f"data.max_epochs.{name}: {why}; leave it out")
-        limits[name] = int(epochs * source.windows)
+        limits[name] = int(Fraction(str(epochs)) * source.windows)  # 1.15 of 100 is 115
     return Schedule(phases, limits, data.exhausted)
 
 

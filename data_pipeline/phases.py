@@ -3,8 +3,9 @@
 A schedule is a row of segments. In one the shares are constant or move in a straight line; each source goes on
 where the segment before left it. All is computed from the position, nothing from those before.
 
-How far a source can be from its target, in sequences and after any number of them: less than 1 for each phase of
-constant shares that has begun, less than 2.5 for each that interpolates.
+How far a source can be from its target, in sequences and after any number of them: less than 1 within a segment of
+constant shares, less than 2.5 within one that interpolates, or 3 if a source ended in it before. What was left at the
+end of a segment stays, so these add up over the segments. Each phase is one, and each end of a source begins another.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -51,7 +52,7 @@ class _Segment(Protocol):
 
     def target(self, position: int) -> Target: ...
 
-    def shares(self, position: int) -> Target: ...
+    def consumed_of(self, source: int, position: int) -> int: ...
 
     def describe(self, names: Sequence[str]) -> str: ...
 
@@ -89,13 +90,13 @@ class _Ramp:
         new = int(self._new_draws(np.array([position + self._begin]))[0]) - self._new_before
         return self._old.consumed(position - new) + self._new.consumed(new)
 
+    def consumed_of(self, source: int, position: int) -> int:
+        new = int(self._new_draws(np.array([position + self._begin]))[0]) - self._new_before
+        return self._old.consumed_of(source, position - new) + self._new.consumed_of(source, new)
+
     def target(self, position: int) -> Target:
         new = position * (position + 2 * self._begin) / (2 * self._length)
         return self._old.target(position - new) + self._new.target(new)
-
-    def shares(self, position: int) -> Target:
-        risen = min((position + self._begin) / self._length, 1)
-        return (1 - risen) * self._old.shares(0) + risen * self._new.shares(0)
 
     def describe(self, names: Sequence[str]) -> str:
         old, new = self._old.describe(names), self._new.describe(names)
@@ -196,7 +197,7 @@ class Schedule:
             if most is None:
                 assert isinstance(segment, Mixture)
                 most = (left // int(segment.counts[index]) + 2) * PERIOD if segment.counts[index] else 0
-            if int(segment.consumed(most)[index]) > left:
+            if segment.consumed_of(index, most) > left:
                 found.append((_last(partial(_within, segment, index, left), most), index))
         return (min(found)[0], self.names[min(found)[1]]) if found else None
 
@@ -242,17 +243,12 @@ class Schedule:
         which = self._which(position)
         return self._targets[which] + self._segments[which].target(position - self._starts[which])
 
-    def shares(self, position: int) -> dict[str, float]:
-        """The share of each source at a position."""
-        which = self._which(position)
-        return dict(zip(self.names, self._segments[which].shares(position - self._starts[which]).tolist(), strict=True))
-
     def _which(self, position: int) -> int:
         return int(np.searchsorted(self._starts, position, side="right")) - 1
 
 
 def _within(segment: _Segment, index: int, limit: int, position: int) -> bool:
-    return int(segment.consumed(position)[index]) <= limit
+    return segment.consumed_of(index, position) <= limit
 
 
 def _last(holds: Callable[[int], bool], most: int) -> int:

@@ -32,6 +32,7 @@ class PreparedShard:
         """`folder` is the prepared folder, or the cache's image of it."""
         self.name, self.tokens = str(folder / f"{entry.name}.tokens"), entry.tokens
         self._folder, self._entry, self._vocab_size, self._cache = folder, entry, vocab_size, cache
+        self._largest = entry.max_token
         self._checksums: npt.NDArray[np.uint32] | None = None
         self._mapped = MappedTokens(
             Path(self.name), token_type(vocab_size), entry.tokens, check=self._check, may_vanish=cache is not None
@@ -67,12 +68,11 @@ class PreparedShard:
 
     def _refuse_foreign_tokens(self) -> None:
         """By what was found when the shard was written: the checksums prove that its tokens are still the same."""
-        largest = self._entry.max_token
-        if largest is None:
-            largest = int(np.memmap(self.name, token_type(self._vocab_size), "r").max())
-        if largest >= self._vocab_size:
+        if self._largest is None:
+            self._largest = int(np.memmap(self.name, token_type(self._vocab_size), "r").max())
+        if self._largest >= self._vocab_size:
             raise InputError(
-                f"{self.name}: holds token {largest}, the vocabulary ends at {self._vocab_size - 1}; "
+                f"{self.name}: holds token {self._largest}, the vocabulary ends at {self._vocab_size - 1}; "
                 "prepare it again with the tokenizer of the folder"
             )
 

@@ -1,7 +1,7 @@
 """One source: its shards cut into windows, the order of these, and which shards are open."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,12 +50,16 @@ class Source:
         first = np.concatenate([[0], self._ends])[shard]
         return shard, (windows - first) * self.n_ctx
 
-    def _by_shard(self, windows: Index) -> list[tuple[Shard, Index, Index]]:
-        """Each shard of `windows` [N] with the places [k] of its own among them and their first tokens [k]."""
+    def _by_shard(self, windows: Index) -> Iterator[tuple[Shard, Index, Index]]:
+        """Each shard of `windows` [N] with the places [k] of its own among them and their first tokens [k].
+
+        One after the other: a shard counts as open when it is about to be used, or it would be closed before.
+        """
         shard, start = self._places(windows)
         order = np.argsort(shard, kind="stable")
         cuts = np.flatnonzero(np.diff(shard[order])) + 1
-        return [(self._opened(int(shard[part[0]])), part, start[part]) for part in np.split(order, cuts) if len(part)]
+        for part in np.split(order, cuts) if len(order) else []:
+            yield self._opened(int(shard[part[0]])), part, start[part]
 
     def _opened(self, number: int) -> Shard:
         """Notes that a shard is used, and closes the one that was used the longest ago where too many are open."""

@@ -107,9 +107,12 @@ class Stream:
         return self.schedule.names
 
     def holds(self, state: StreamState, count: int) -> bool:
-        """Whether the next `count` sequences are there: an order that stops when a source runs out has an end."""
+        """Whether the next `count` sequences are there: an order that stops when a source runs out has an end.
+
+        One that ends otherwise holds them all, and going on to its end is an error.
+        """
         end = self.schedule.end
-        return end is None or count == 0 or int(state.take(count)[0][-1]) < end.position
+        return end is None or not self.schedule.stops or state.after(count).position <= end.position
 
     def locate(self, positions: Index) -> Located:
         """Source, epoch and window of each position [N], by arithmetic alone.
@@ -182,7 +185,11 @@ class Stream:
 
     def close(self) -> None:
         """Closes all that is open."""
+        self.end_fetching()
         for source in (*self.sources, *self.held_out):
             source.close()
+
+    def end_fetching(self) -> None:
+        """Ends the cache's downloads, and whoever waits for one of them; what is there can still be read."""
         if self._cache is not None:
             self._cache.close()

@@ -1,5 +1,6 @@
 """The vocabulary that all sources of a run share."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +35,9 @@ class Vocabulary:
 
         if self.json == other.json:
             return
-        mine, theirs = (Tokenizer.from_str(each.json) for each in (self, other))
-        if mine.get_vocab() != theirs.get_vocab():
+        # Written by the same library, so that forms of different age compare.
+        mine, theirs = (json.loads(Tokenizer.from_str(each.json).to_str())["model"] for each in (self, other))
+        if any(mine.get(part) != theirs.get(part) for part in ("type", "vocab", "merges")):
             raise InputError(
                 f"{key}: {other.path} is another vocabulary than that of {self.path}; "
                 "sources of one run must be of one tokenizer"

@@ -1,5 +1,6 @@
 """The documents of one step's batch: where they came from and what they say."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -76,29 +77,50 @@ def batch_of(run_dir: Path, step: int) -> Batch:
     stream = open_stream(config.data, config.seed, config.model.n_ctx, world_size=begun["processes"])
     try:
         if begun["data"] != stream.identity:
-            raise InputError(f"{run_dir}: was trained on other data than is there now; restore {config.data.folder}")
+            raise InputError(
+                f"{run_dir}: was trained on other data than is there now; restore data.path or data.sources"
+            )
         state = StreamState(begun["position"], tuple((start, stop) for start, stop in begun["skipped"]))
         count = begun["batch_tokens"] // stream.n_ctx
         positions, _ = state.after((step - begun["step"] - 1) * count).take(count)
         located = stream.locate(positions)
         tokenizer = Tokenizer.from_str(stream.vocabulary.json)
-        sequences = [_sequence(stream, located.part(slice(at, at + 1)), tokenizer) for at in range(count)]
+        # By window, so that the list of a shard's documents is read once.
+        order = np.lexsort((located.window, located.source)).tolist()
+        found = {at: _sequence(stream, located.part(slice(at, at + 1)), tokenizer) for at in order}
     finally:
         stream.close()
-    return Batch(str(run_dir), step, begun["life"], sequences)
+    return Batch(str(run_dir), step, begun["life"], [found[at] for at in range(count)])
 
 
 def _begun(run_dir: Path, step: int) -> dict[str, Any]:
-    """The event with which the last life that came to `step`, or would, began or went on."""
+    """The event with which that life began or went on whose `step` the run is built on, or will be.
+
+    From the last life back: each went on from a checkpoint, and what lies before is of the life that wrote it.
+    """
     path = run_dir / "events.jsonl"
     if not path.is_file():
         raise InputError(f"{path}: is missing; name the folder of a run")
-    begun = [line for line in read_lines(path) if line["event"] in ("start", "resume") and line["step"] < step]
-    if not begun:
-        raise InputError(f"--step: is {step}, and {run_dir} begins with step 1")
-    if "position" not in begun[-1]:
+    lines = read_lines(path)
+    begun = _last(lines, lambda line: line["event"] in ("start", "resume"))
+    while begun is not None and begun["step"] >= step:
+        at, name = lines.index(begun), begun.get("checkpoint")
+        written = _last(lines[:at], lambda line: line["event"] == "checkpoint" and line["path"] == name)  # noqa: B023
+        if written is None:
+            raise InputError(f"{path}: step {step} was not done in this run; it begins behind step {begun['step']}")
+        begun = _last(
+            lines[:at],
+            lambda line: line["event"] in ("start", "resume") and line["life"] == written["life"],  # noqa: B023
+        )
+    if begun is None:
+        raise InputError(f"{path}: holds no life of a run yet")
+    if "position" not in begun:
         raise InputError(f"{path}: was written by an early release, which did not note where in the data a life begins")
-    return begun[-1]
+    return begun
+
+
+def _last(lines: list[dict[str, Any]], chosen: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
+    return next((line for line in reversed(lines) if chosen(line)), None)
 
 
 def _sequence(stream: Stream, located: Located, tokenizer: Tokenizer) -> Sequence:

@@ -1,6 +1,5 @@
 """Where a run goes on from, and whether it may."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +58,10 @@ def check(config: RunConfig, folder: Path, stream: Stream, world_size: int) -> l
             f"number of processes ({saved.world_size}, now {world_size}), each of which has its place in {names}"
         )
     elif stream.identity != saved.data_manifest:
-        refused.append(f"data ({_places(config.data)} holds other data than the run began with)")
+        where = _places(config.data)
+        refused.append(f"data.path or data.sources ({where}: other data, or other sources, than the run began with)")
     elif (order := [key for key in changed if _within(key, SAME_SO_FAR)]) and not refused:
-        position = json.loads((folder / "state.json").read_text())["position"]
+        position = checkpoint.read_progress(folder)[1].stream.position
         if stream.schedule.before(position) != _schedule_before(saved_config, config, position):
             refused += [
                 f"{key} ({before.get(key)}, now {now.get(key)}), which changes what was read already" for key in order

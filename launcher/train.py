@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -19,6 +20,9 @@ from launcher.init_from import check_weights, load_weights, pinned
 from launcher.prepare import ensure_prepared
 from launcher.resume import check, choose
 from model.counts import count_parameters, training_flops
+
+if TYPE_CHECKING:
+    from training.run import Run
 
 log = logging.getLogger("thalweg.train")
 
@@ -44,22 +48,35 @@ def check_run(config: RunConfig, resume: str, world_size: int) -> tuple[Stream, 
             f"model.end_of_text: is {config.model.end_of_text}, but {vocabulary.end_of_text} in the tokenizer of "
             f"{vocabulary.path}; leave it out"
         )
-    _refuse_too_little_data(config, stream)
     folder = choose(config, resume)
     if folder is None and config.train.init_from is not None:
         check_weights(config.train.init_from, config.model, vocabulary)
-    return stream, folder, check(config, folder, stream, world_size) if folder else []
+    changes = check(config, folder, stream, world_size) if folder else []
+    _refuse_too_little_data(config, stream, folder)
+    return stream, folder, changes
 
 
-def _refuse_too_little_data(config: RunConfig, stream: Stream) -> None:
-    """Raises InputError where the order of data ends before the run does, unless that is what was asked for."""
+def _refuse_too_little_data(config: RunConfig, stream: Stream, folder: Path | None) -> None:
+    """Raises InputError where the order of data ends before the run does, unless that is what was asked for.
+
+    From where the run stands, and in whole batches.
+    """
+    from training.checkpoint import read_progress
+    from training.run import Progress
+
     end, n_ctx = stream.schedule.end, config.model.n_ctx
-    if end is None or config.data.exhausted == "stop" or end.position * n_ctx >= config.train.tokens:
+    if end is None:
+        return
+    done = read_progress(folder)[1] if folder else Progress()
+    batches = max(-(-(config.train.tokens - done.sequences * n_ctx) // config.train.batch_tokens), 0)
+    needed = done.stream.after(batches * config.sequences).position
+    least = done.stream.position if folder else config.sequences
+    if end.position >= (least if stream.schedule.stops else needed):
         return
     raise InputError(
-        f"data: the order of data ends after {end.position * n_ctx:,} of the {config.train.tokens:,} tokens of "
-        f"train.tokens: {end.reason}; give another mixture, more epochs, fewer tokens, or data.exhausted: stop or "
-        "redistribute"
+        f"data: the order of data ends after {end.position * n_ctx:,} tokens: {end.reason}; train.tokens takes "
+        f"{needed * n_ctx:,} in whole batches; give another mixture, more epochs or fewer tokens"
+        + ("" if config.data.exhausted == "redistribute" else ", or another data.exhausted")
     )
 
 
@@ -124,31 +141,38 @@ def train_rank(config: RunConfig, resume: str) -> None:
         if folder is not None:
             checkpoint.load(run, folder)
             log.info("resumed from %s at step %d, %s tokens", folder, run.progress.step, f"{run.tokens:,}")
-        if run.finished:
-            log.info("the run has consumed its %s tokens: raise train.tokens to go on", f"{config.train.tokens:,}")
-        else:
+        if not run.finished:
             run_folder.describe(config.dump(), engine.world_size)
-            from_where = {"checkpoint": folder.name} if folder else {}
-            where = {
-                **asdict(run.progress.stream),
-                "batch_tokens": config.train.batch_tokens,
-                "data": stream.identity,
-                "processes": world_size,
-            }
-            run_folder.event("resume" if folder else "start", run.progress.step, run.tokens, **from_where, **where)
+            _note_begin(run, folder)
             train(run, callbacks)
             seen = run.ledger.statement(run.progress.stream)
             run_folder.event("end", run.progress.step, run.tokens, seen=seen, data_hash=run.ledger.data_hash)
-            if run.tokens < config.train.tokens and stream.schedule.end is not None:
-                left = stream.schedule.end.position - run.progress.stream.position
-                log.warning(
-                    "stopped early: %s; %d sequences are left, less than a batch", stream.schedule.end.reason, left
-                )
             log.info("done: %s, metrics in %s", config.folder, config.folder / "metrics.jsonl")
+        elif run.tokens >= config.train.tokens:
+            log.info("the run has consumed its %s tokens: raise train.tokens to go on", f"{config.train.tokens:,}")
+        if run.tokens < config.train.tokens and (end := stream.schedule.end) is not None:
+            left = end.position - run.progress.stream.position
+            log.warning("stopped early: %s; %d sequences are left, less than a batch", end.reason, left)
     except (InputError, RunError, OSError) as error:
         run_folder.event("error", run.progress.step, run.tokens, reason=str(error))
         raise
+    finally:
+        stream.close()
     engine.close()
+
+
+def _note_begin(run: "Run", folder: Path | None) -> None:
+    """An event that says where in the data this life begins: `thalweg inspect` finds its steps by it."""
+    run.folder.event(
+        "resume" if folder else "start",
+        run.progress.step,
+        run.tokens,
+        **({"checkpoint": folder.name} if folder else {}),
+        **asdict(run.progress.stream),
+        batch_tokens=run.config.batch_tokens,
+        data=run.stream.identity,
+        processes=run.engine.world_size,
+    )
 
 
 def _announce(config: RunConfig, stream: Stream, world_size: int) -> None:
@@ -188,7 +212,9 @@ def _mixture_lines(config: RunConfig, stream: Stream) -> Iterator[str]:
     sizes = {source.name: source.tokens for source in stream.sources if isinstance(source, Source)}
     began = None
     width = max(map(len, known))
-    for row in mixture_rows(stream.schedule, known, -(-config.train.tokens // n_ctx)):
+    for row in mixture_rows(
+        stream.schedule, known, -(-config.train.tokens // config.train.batch_tokens) * config.sequences
+    ):
         if row.phase != began:
             began = row.phase
             phase = "the whole run" if row.phase is None else f"phase {row.phase + 1}"

@@ -185,9 +185,7 @@ def load(run: Run, folder: Path) -> None:
     if all_faults := sorted(sum(gather_objects(faults), [])):
         raise InputError(f"{all_faults[0]}; resume from another checkpoint with --resume RUN_DIR@STEP")
     run.engine.load(folder / "zero")
-    state = json.loads((folder / "state.json").read_text())
-    stream = StreamState(state["position"], tuple((start, stop) for start, stop in state["skipped"]))
-    run.progress = Progress(state["step"], state["sequences"], stream)
+    state, run.progress = read_progress(folder)
     if run.stream.texts:
         path = folder / _text_states(run.engine.rank)
         if not path.exists():
@@ -197,7 +195,17 @@ def load(run: Run, folder: Path) -> None:
         run.progress.text_states = json.loads(path.read_text())
         run.stream.restore_texts(run.progress.text_states)
     run.ledger.data_hash = state["data_hash"]
-    run.ledger.sequences_by_source |= state["sequences_by_source"]
+    # A source that was still to come may have been taken out of the mixture since.
+    counted = {name: count for name, count in state["sequences_by_source"].items() if name in run.stream.names}
+    run.ledger.sequences_by_source |= counted
+
+
+def read_progress(folder: Path) -> tuple[dict[str, Any], Progress]:
+    """What state.json of a complete checkpoint says. Raises InputError where it is not what was written."""
+    _check_files(folder, ("state.json",))
+    state = json.loads((folder / "state.json").read_text())
+    stream = StreamState(state["position"], tuple((start, stop) for start, stop in state["skipped"]))
+    return state, Progress(state["step"], state["sequences"], stream)
 
 
 def prune(run_dir: Path, keep_last: int) -> None:

@@ -49,7 +49,7 @@ class ConsoleReport(Callback):
         else:
             done = f"tokens {line['tokens']:,}/{self._total:,}"
             settings = f"lr {line['lr']:.2e}  norm {line['grad_norm']:.3f}"
-            log.info("  ".join([step, done, loss, settings, speed, _by_source(line["loss_by_source"]), *_waits(line)]))
+            log.info("  ".join([step, done, loss, settings, speed, *_sources(line), *_waits(line)]))
         if validation := line.get("validation_loss_by_source"):
             log.info("step %s  validation loss  %s", line["step"], _by_source(validation))
 
@@ -81,6 +81,17 @@ class ConsoleReport(Callback):
             )
         table.caption = f"losses in nats per token; train loss: mean of the last {steps} lines of metrics.jsonl"
         return table
+
+
+def _sources(line: dict[str, Any]) -> list[str]:
+    """Of each source the loss since the line before, its share so far beside the one asked for, and its epochs."""
+    losses, epochs = line["loss_by_source"], line["epochs_by_source"]
+    parts = []
+    for name, share in line["share_by_source"].items():
+        loss = f"{losses[name]:.3f}" if name in losses else "-"
+        read = f" {epochs[name]:.2f} epochs" if name in epochs else ""
+        parts.append(f"{name} {loss} {share:.1%}/{line['target_share_by_source'][name]:.1%}{read}")
+    return parts
 
 
 def _waits(line: dict[str, Any]) -> list[str]:

@@ -26,9 +26,8 @@ def train(run: Run, callbacks: Sequence[Callback]) -> None:
     try:
         for callback in callbacks:
             callback.on_start(run)
-        for batch in loader:
-            if run.finished:
-                break
+        while not run.finished:  # asked before a batch is: behind the last one the data may end
+            batch = next(loader)
             run.waited = loader.waited
             result = _step(run, batch, callbacks)
             for callback in callbacks:

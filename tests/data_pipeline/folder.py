@@ -7,6 +7,7 @@ import numpy as np
 from data_pipeline.config import DataConfig
 from data_pipeline.manifest import Manifest, SourceEntry, TokenizerEntry
 from data_pipeline.opening import open_stream
+from data_pipeline.phases import Schedule
 from data_pipeline.shard_writer import ShardWriter
 from data_pipeline.shards import FileEntry
 from data_pipeline.stream import Stream
@@ -45,6 +46,18 @@ def write_shard(folder: Path, name: str, size: int, vocab_size: int, rng: np.ran
         origin = {"id": f"{name}/{writer.tokens}", "file": "made up", "offset": writer.tokens, "url": None}
         writer.add(rng.integers(0, vocab_size - 1, length), origin)
     return writer.close(name)
+
+
+def open_tokens(folder: Path) -> set[str]:
+    """The files of tokens below `folder` that this process holds open."""
+    paths = [str(each.readlink()) for each in Path("/proc/self/fd").iterdir() if each.exists()]
+    return {path for path in paths if path.startswith(f"{folder}/") and path.endswith(".tokens")}
+
+
+def shares_at(schedule: Schedule, position: int) -> dict[str, float]:
+    """The share of each source that is asked for at a position."""
+    gained = schedule.target(position + 1) - schedule.target(position)
+    return dict(zip(schedule.names, gained.tolist(), strict=True))
 
 
 def stream_of_folder(folder: Path, mixture: dict[str, float] | None, seed: int = 1, n_ctx: int = 16, **data) -> Stream:

@@ -139,6 +139,31 @@ def test_the_stream_ends_with_its_last_whole_batch(folder: Path) -> None:
         next(loader)
 
 
+@pytest.mark.parametrize("damage", ["a flipped bit", "cut"])
+def test_all_batches_before_a_fault_are_handed_over(tmp_path: Path, damage: str) -> None:
+    """However far ahead of it pages are asked for and batches are read together."""
+    write_folder(tmp_path, {"a": [5 * N_CTX + 1] * 40})
+    names = [f"a/train/{at:05d}.tokens" for at in range(40)]
+    places = stream_of_folder(tmp_path, {"a": 1}, open_shards=4).locate(np.arange(200)).window // 5
+    last = list(dict.fromkeys(places.tolist()))[-1]  # the shard that is opened last
+    path = tmp_path / names[last]
+    data = bytearray(path.read_bytes())
+    data[3] ^= 1
+    path.write_bytes(data[:-2] if damage == "cut" else data)
+    loader, whole = Loader(stream_of_folder(tmp_path, {"a": 1}, open_shards=4), StreamState(), 2, 2), 0
+    with pytest.raises(InputError, match=names[last]):
+        for _ in loader:
+            whole += 1
+    assert whole == int(np.flatnonzero(places == last)[0]) // 2 > 10
+    loader.close()
+
+
+def test_the_sizes_may_end_before_the_data_do(folder: Path) -> None:
+    for data in ({}, {"phases": None, "mixture": {"b": 1.0}, "max_epochs": {"b": 9}, "exhausted": "error"}):
+        loader = Loader(stream_of(folder, **data), StreamState(), [3, 4], 2)
+        assert [batch.sequences for batch in loader] == [3, 4]
+
+
 def test_a_fault_in_the_reading_thread_reaches_the_loop(tmp_path: Path) -> None:
     write_folder(tmp_path, {"a": [1000]})
     path = tmp_path / "a/train/00000.tokens"

@@ -78,3 +78,26 @@ def test_the_shares_of_gpt3() -> None:
 def test_wrong_weights_are_named(shares: dict[str, float], said: str) -> None:
     with pytest.raises(InputError, match=said):
         quantise(shares)
+
+
+def greedy_blend(shares: dict[str, float], length: int) -> np.ndarray:
+    """Megatron's build_blending_indices: each sample goes to the source that is furthest behind its share."""
+    weights = np.array(list(shares.values())) / sum(shares.values())
+    taken, source = np.zeros(len(weights)), np.empty(length, dtype=int)
+    for at in range(length):
+        source[at] = np.argmax(weights * max(at, 1) - taken)
+        taken[source[at]] += 1
+    return source
+
+
+@settings(max_examples=25)
+@given(st.dictionaries(st.sampled_from("abcd"), st.floats(0.05, 1), min_size=2))
+def test_shares_are_those_of_megatrons_blend_and_nearer(shares: dict[str, float]) -> None:
+    """Both are about one sample off at most, so they are never more than two apart; ours is less than one off."""
+    theirs, mixture = greedy_blend(shares, 2000), mixture_of(shares)
+    ours, _ = mixture.locate(np.arange(2000))
+    for index, weight in enumerate(np.array(list(shares.values())) / sum(shares.values())):
+        ideal = weight * np.arange(1, 2001)
+        mine, other = np.cumsum(ours == index), np.cumsum(theirs == index)
+        assert np.abs(mine - ideal).max() < 1 + 2000 / PERIOD
+        assert np.abs(other - ideal).max() < 2 and np.abs(mine - other).max() <= 2

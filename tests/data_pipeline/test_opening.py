@@ -11,9 +11,10 @@ from data_pipeline.loader import Loader
 from data_pipeline.manifest import Manifest
 from data_pipeline.mixture import PERIOD
 from data_pipeline.opening import open_stream
+from data_pipeline.phases import Phase, Schedule
 from data_pipeline.source import Source
 from data_pipeline.stream import Stream, StreamState
-from folder import stream_of_folder, write_folder
+from folder import open_tokens, shares_at, stream_of_folder, write_folder
 
 N_CTX = 16
 
@@ -35,9 +36,10 @@ def drawn(stream: Stream, count: int) -> list[tuple[str, int, int]]:
 def test_weights_from_sizes_and_a_temperature(folder: Path, alpha: float, shares: list[float]) -> None:
     stream = stream_of_folder(folder, None, alpha=alpha)
     wanted = {name: share / sum(shares) for name, share in zip("abc", shares, strict=True)}
-    assert stream.schedule.shares(0) == pytest.approx(wanted, abs=1 / PERIOD)
+    assert shares_at(stream.schedule, 0) == pytest.approx(wanted, abs=1 / PERIOD)
     phases = [{"until_tokens": 1600, "weights": {"b": 1}}, {"alpha": alpha}]
-    assert stream_of_folder(folder, None, phases=phases).schedule.shares(100) == stream.schedule.shares(0)
+    later = shares_at(stream_of_folder(folder, None, phases=phases).schedule, 100)
+    assert later == pytest.approx(shares_at(stream.schedule, 0))
 
 
 def test_one_source_of_three_windows_beside_one_of_a_million(tmp_path: Path) -> None:
@@ -52,7 +54,7 @@ def test_one_source_of_three_windows_beside_one_of_a_million(tmp_path: Path) -> 
     large = [window for name, _, window in drawn(stream, 4000) if name == "large"]
     assert len(set(large)) == 2000 and max(large) > 990_000 and min(large) < 10_000
     by_size = stream_of_folder(tmp_path, None, alpha=1.0, n_ctx=1)
-    assert by_size.schedule.shares(0)["small"] == 1 / PERIOD
+    assert shares_at(by_size.schedule, 0)["small"] == 1 / PERIOD
 
 
 def test_a_weight_of_zero_needs_no_data(tmp_path: Path) -> None:
@@ -60,7 +62,7 @@ def test_a_weight_of_zero_needs_no_data(tmp_path: Path) -> None:
     stream = stream_of_folder(tmp_path, {"a": 1, "tiny": 0, "b": 2}, n_ctx=64)
     assert {name for name, _, _ in drawn(stream, 70_000)} == {"a", "b"}
     with pytest.raises(
-        InputError, match=r"data.mixture.tiny: has 10 tokens, too few for one sequence of n_ctx \+ 1 = 65"
+        InputError, match=r"data: source tiny has 10 tokens, too few for one sequence of n_ctx \+ 1 = 65"
     ):
         stream_of_folder(tmp_path, {"a": 1, "tiny": 0.1, "b": 2}, n_ctx=64)
 
@@ -69,7 +71,7 @@ def test_n_ctx_larger_than_the_smallest_shard_and_source(tmp_path: Path) -> None
     write_folder(tmp_path, {"a": [5000, 40, 90], "small": [100]})
     stream = stream_of_folder(tmp_path, {"a": 1}, n_ctx=80)
     assert stream.sources[0].windows == 62 + 0 + 1
-    with pytest.raises(InputError, match=r"data.mixture.small: has 100 tokens"):
+    with pytest.raises(InputError, match=r"data: source small has 100 tokens"):
         stream_of_folder(tmp_path, {"a": 1, "small": 1}, n_ctx=100)
 
 
@@ -89,9 +91,38 @@ def test_a_thousand_shards_of_one_window_each(tmp_path: Path) -> None:
         seen += batch.located.window[batch.located.source == 0].tolist()
     loader.close()
     assert sorted(seen) == list(range(1000))
-    [many, _] = stream.sources
-    assert isinstance(many, Source) and len(many._open) <= many.most_open == 18
+    assert {source.most_open for source in stream.sources if isinstance(source, Source)} == {18, 1}
+    assert 1 <= len(open_tokens(tmp_path)) <= 19
     stream.close()
+    assert not open_tokens(tmp_path)
+
+
+def test_a_batch_of_more_shards_than_may_be_open_leaves_none_open(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a": [4 * N_CTX + 1] * 60})
+    stream = stream_of_folder(tmp_path, {"a": 1}, open_shards=3)
+    for epoch in range(2):
+        located = stream.locate(np.arange(240) + 240 * epoch)
+        stream.will_need(located)
+        stream.read(located)
+        assert len(open_tokens(tmp_path)) <= 5
+    stream.close()
+    assert not open_tokens(tmp_path)
+
+
+def test_fractions_of_epochs_lose_no_window(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a": [100 * N_CTX + 1]})
+    for epochs, windows in ((1.15, 115), (0.29, 29), (2, 200)):
+        stream = stream_of_folder(tmp_path, {"a": 1}, max_epochs={"a": epochs}, exhausted="stop")
+        assert stream.schedule.end is not None and stream.schedule.end.position == windows
+
+
+def test_a_hundred_sources_that_all_end_are_laid_out_in_turn() -> None:
+    names = [f"s{at:03d}" for at in range(100)]
+    schedule = Schedule(
+        [Phase({name: 1 + at for at, name in enumerate(names)})], dict.fromkeys(names, 50), "redistribute"
+    )
+    assert schedule.end is not None and schedule.end.position == 5000
+    assert schedule.consumed(5000).tolist() == [50] * 100
 
 
 def test_open_shards_is_part_of_the_order_and_transport_is_not(tmp_path: Path) -> None:

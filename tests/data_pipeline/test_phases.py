@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from data_pipeline.errors import InputError
 from data_pipeline.mixture import PERIOD
 from data_pipeline.phases import LONGEST_RAMP, Phase, Schedule
+from folder import shares_at
 
 NAMES = "abcde"
 weights = st.dictionaries(st.sampled_from(NAMES), st.floats(0.01, 100), min_size=1)
@@ -57,10 +58,27 @@ def test_no_source_is_further_from_its_target_than_is_stated(schedule: Schedule)
     source, _ = schedule.locate(np.arange(length))
     seen = np.array([np.cumsum(source == index) for index in range(len(schedule.names))]).reshape(-1, length)
     for at in range(0, length, 7):
-        parts = schedule.before(at + 1)
-        allowed = sum(2.5 if text.startswith("from ") else 1 for _, text in parts)
+        allowed = sum(_bound(text) for _, text in schedule.before(at + 1))
         assert np.abs(seen[:, at] - schedule.target(at + 1)).max() < allowed
         assert schedule.target(at + 1).sum() == pytest.approx(at + 1)
+
+
+def _bound(segment: str) -> float:
+    if not segment.startswith("from "):
+        return 1
+    return 2.5 if segment.endswith(", 0 of them before") else 3
+
+
+@settings(max_examples=60)
+@given(schedules())
+def test_each_segment_alone_keeps_the_bound_of_its_kind(schedule: Schedule) -> None:
+    length = length_of(schedule)
+    parts = schedule.before(length)
+    for (start, text), end in zip(parts, [*(at for at, _ in parts[1:]), length], strict=True):
+        for at in range(start + 1, end + 1, 3):
+            drawn = schedule.consumed(at) - schedule.consumed(start)
+            asked = schedule.target(at) - schedule.target(start)
+            assert np.abs(drawn - asked).max() < _bound(text)
 
 
 def test_a_long_interpolation_keeps_its_bound_and_moves_in_a_straight_line() -> None:
@@ -77,8 +95,8 @@ def test_a_long_interpolation_keeps_its_bound_and_moves_in_a_straight_line() -> 
     for i, share in enumerate(tenths):
         risen = (i + 0.5) / 10
         assert share == pytest.approx([0.9 * (1 - risen), 0.1 + 0.2 * risen, 0.7 * risen], abs=2e-4)
-    assert schedule.shares(1000 + n - 1)["a"] == pytest.approx(0, abs=1e-4)
-    assert schedule.shares(999) == pytest.approx({"a": 0.9, "b": 0.1, "c": 0}, abs=1 / PERIOD)
+    assert shares_at(schedule, 1000 + n - 1)["a"] == pytest.approx(0, abs=1e-4)
+    assert shares_at(schedule, 999) == pytest.approx({"a": 0.9, "b": 0.1, "c": 0}, abs=1 / PERIOD)
 
 
 def test_the_shares_of_each_phase_are_exact() -> None:
@@ -159,7 +177,7 @@ def test_phases_that_cannot_be_are_refused(phases, said: str) -> None:
         Schedule(phases)
 
 
-def test_far_positions_cost_no_more_than_near_ones() -> None:
+def test_far_positions_are_found_too() -> None:
     far = 2**50
     schedule = Schedule([Phase({"a": 0.5, "b": 0.5}, 10**6), Phase({"a": 0.3, "b": 0.7})])
     source, before = schedule.locate(np.array([far]))

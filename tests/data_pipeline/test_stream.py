@@ -133,7 +133,7 @@ def test_a_zero_weight_is_never_read(folder: Path) -> None:
     ("mixture", "n_ctx", "said"),
     [
         ({"a": 1.0, "wiki": 1.0}, N_CTX, "wiki: is not a source of .* which has a, b, c"),
-        ({"a": 1.0, "b": 1.0}, 500, "mixture.b: has .* too few for one sequence"),
+        ({"a": 1.0, "b": 1.0}, 500, "source b has .* too few for one sequence"),
     ],
 )
 def test_a_mixture_that_cannot_be_is_refused(folder: Path, mixture, n_ctx: int, said: str) -> None:

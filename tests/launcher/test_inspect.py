@@ -74,12 +74,43 @@ def test_where_a_life_begins_stands_in_the_events(run_dir: Path) -> None:
     assert [(each["position"], each["skipped"], each["batch_tokens"]) for each in began] == [(0, [], 80), (50, [], 80)]
 
 
+def test_a_step_is_shown_as_the_run_is_built_on_it(run_dir: Path, tmp_path: Path) -> None:
+    """A second life that began at step 5 and led nowhere: the third went on from a checkpoint of the first."""
+    (tmp_path / "config.yaml").write_text((run_dir / "config.yaml").read_text())
+    first = events(run_dir)[0]
+    checkpoint = {"event": "checkpoint", "path": "step-0000005", "life": 1, "step": 5}
+    lives = [
+        first,
+        checkpoint,
+        checkpoint | {"path": "step-0000010", "step": 10},
+        first
+        | {"event": "resume", "life": 2, "step": 5, "position": 25, "batch_tokens": 160, "checkpoint": "step-0000005"},
+        first | {"event": "resume", "life": 3, "step": 10, "position": 50, "checkpoint": "step-0000010"},
+    ]
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lives))
+    for step, life in ((3, 1), (8, 1), (10, 1), (11, 3)):
+        batch = batch_of(tmp_path, step)
+        assert batch.life == life and [each.position for each in batch.sequences] == list(range(5 * step - 5, 5 * step))
+    (tmp_path / "events.jsonl").write_text(json.dumps(lives[-1]) + "\n")
+    with pytest.raises(InputError, match="step 8 was not done in this run; it begins behind step 10"):
+        batch_of(tmp_path, 8)
+
+
 def test_skipped_ranges_are_left_out(run_dir: Path, tmp_path: Path) -> None:
     for name in ("config.yaml", "events.jsonl"):
         (tmp_path / name).write_text((run_dir / name).read_text())
     with (tmp_path / "events.jsonl").open("a") as file:
-        line = events(run_dir)[0] | {"event": "resume", "life": 3, "step": 12, "position": 60, "skipped": [[62, 70]]}
-        file.write(json.dumps(line) + "\n")
+        saved = {"event": "checkpoint", "path": "step-0000012", "life": 2, "step": 12}
+        begun = {
+            "event": "resume",
+            "life": 3,
+            "step": 12,
+            "position": 60,
+            "skipped": [[62, 70]],
+            "checkpoint": "step-0000012",
+        }
+        for line in (saved, events(run_dir)[0] | begun):
+            file.write(json.dumps(line) + "\n")
     assert [each.position for each in batch_of(tmp_path, 13).sequences] == [60, 61, 70, 71, 72]
     assert [each.position for each in batch_of(tmp_path, 14).sequences] == [73, 74, 75, 76, 77]
     assert batch_of(tmp_path, 12) == batch_of(run_dir, 12).__class__(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from processes import metrics, thalweg, write_run
+from processes import metrics, started, thalweg, wait_for, write_run
 
 WORDS = ("the", "stream", "runs", "along", "a", "line", "of", "steepest", "descent", "and", "carries", "sand")
 
@@ -62,3 +62,21 @@ def test_a_run_on_foreign_tokens_alone(run: Path) -> None:
     mixed = [f"data.sources={{flat: {source}}}", "data.mixture.flat=1.0", "run_dir=mixed"]
     thalweg("train", run, *mixed, cwd=run.parent)
     assert metrics(run.parent / "mixed")[-1]["share_by_source"]["flat"] == pytest.approx(0.5, abs=0.02)
+
+
+def change(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(b"\x01\x00" * 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("damage", "said"), [(change, "was changed while"), (Path.unlink, "was removed or replaced")])
+def test_a_shard_that_changes_or_goes_under_a_running_job_ends_it_by_name(run: Path, damage, said: str) -> None:
+    shard, lines = run.parent / "prepared/a/train/00000.tokens", run.parent / "runs/t/metrics.jsonl"
+    with started("launch", run, "--processes", 2, "train.tokens=50M", cwd=run.parent) as process:
+        wait_for(lambda: lines.exists() and len(lines.read_text().splitlines()) > 3, process)
+        damage(shard)
+        _, told = process.communicate()
+        assert process.returncode == 2, told
+    errors = [line for line in told.splitlines() if str(shard) in line]
+    assert errors and all(line.startswith(f"{shard}: {said}") for line in errors) and "Traceback" not in told
