@@ -33,7 +33,7 @@ def train(folder: Path, number: int) -> tuple[float, float, int]:
     """Seconds of steps, seconds waited for data in them, and the steps, of one piece of the run."""
     run_dir = folder / f"run-{number}"
     settings = [
-        "train.tokens=400k",
+        "train.tokens=200k",
         "checkpoint.every_tokens=null",
         "validation.every_tokens=null",
         f"run_dir={run_dir}",
