@@ -81,12 +81,17 @@ class CacheRoom:
         """Refuses a folder in which the removal of what is old would hit what is not ours."""
         self.root.mkdir(parents=True, exist_ok=True)
         there = {path.name for path in self.root.iterdir()} - {"lost+found"}
-        if there and TAG not in there:
+        if there and not self._is_ours():
             raise InputError(
                 f"{self.root}: holds files that are no cache, such as {min(there)}; "
                 "name a folder of its own in data.cache.path"
             )
         self._lay_out()
+
+    def _is_ours(self) -> bool:
+        """Other programs tag their caches, too, with another second line."""
+        tag = self.root / TAG
+        return tag.is_file() and tag.read_bytes() in (b"", TAG_TEXT.encode())  # another process may be writing it
 
     def _lay_out(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)

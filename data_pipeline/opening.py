@@ -208,7 +208,8 @@ def _refuse_small_cache(data: DataConfig, stream: Stream) -> None:
     if data.cache is None:
         return
     needed = 0
-    for source in stream.sources:
+    drawn = zip(stream.sources, stream.schedule.ever_drawn(), strict=True)
+    for source in (*(each for each, ever in drawn if ever), *stream.held_out):
         if isinstance(source, Source):
             sizes = [
                 sum(entry.bytes for _, entry in shard.needed)
@@ -218,8 +219,8 @@ def _refuse_small_cache(data: DataConfig, stream: Stream) -> None:
             needed += sum(sorted(sizes)[-source.most_open :])
     if needed > data.cache.size:
         raise InputError(
-            f"data.cache.size: is {data.cache.size:,} bytes, and the shards that are open together have {needed:,}; "
-            "raise it, or lower data.open_shards"
+            f"data.cache.size: is {data.cache.size:,} bytes, and what is open together, for validation, too, has "
+            f"{needed:,}; raise it, or lower data.open_shards"
         )
 
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from data_pipeline.shard_cache import ShardCache
 
 
+ATTEMPTS = 5
+"""How often a shard is fetched that goes from the cache before it is opened."""
+
+
 @lru_cache(maxsize=4)
 def _described(offsets: Path, origins: Path) -> tuple[Index, Any]:
     """The first token of each document of a shard, and the table of their origins; kept for whoever asks again."""
@@ -54,7 +58,7 @@ class PreparedShard:
             self._checksums = checksums
 
     def _mapped_and_checksums(self) -> npt.NDArray[np.uint32]:
-        while True:
+        for attempt in range(ATTEMPTS):
             crc, tokens = (self._file(suffix) for suffix in (".crc", ".tokens"))
             try:
                 if fault := self._entry.files[".crc"].fault(crc):
@@ -63,8 +67,9 @@ class PreparedShard:
                 return np.fromfile(crc, "<u4")
             except (InputError, FileNotFoundError):
                 # Another process may have removed a file from the cache since it was fetched.
-                if self._cache is None or (crc.exists() and tokens.exists()):
+                if self._cache is None or (crc.exists() and tokens.exists()) or attempt == ATTEMPTS - 1:
                     raise
+        raise AssertionError("ATTEMPTS is at least one")
 
     def _refuse_foreign_tokens(self) -> None:
         """By what was found when the shard was written: the checksums prove that its tokens are still the same."""
@@ -92,11 +97,15 @@ class PreparedShard:
 
     def _check(self, block: int, data: bytes) -> None:
         assert self._checksums is not None
-        if google_crc32c.value(data) != self._checksums[block]:
+        if google_crc32c.value(data) == self._checksums[block]:
+            return
+        what = f"{self.name}: the bytes from {block * BLOCK} on do not match their checksum; "
+        if self._cache is not None:
+            Path(self.name).unlink(missing_ok=True)
             raise InputError(
-                f"{self.name}: the bytes from {block * BLOCK} on do not match their checksum; "
-                "the file changed after it was prepared: prepare it again or restore it"
+                f"{what}this disk damaged it after it came, and it is removed: resume, and it is fetched anew"
             )
+        raise InputError(f"{what}the file changed after it was prepared: prepare it again or restore it")
 
     def documents(self, start: int, stop: int) -> list[Document]:
         """The documents that tokens [start, stop) belong to, with their origins."""

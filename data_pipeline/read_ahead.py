@@ -8,6 +8,9 @@ from typing import Generic, Self, TypeVar, cast
 
 T = TypeVar("T")
 
+PATIENCE = 10.0
+"""Seconds that an item under way may take before it is left alone."""
+
 
 class ReadAhead(Generic[T]):
     """Runs an iterator in a thread, `depth` items ahead; its exceptions come out where its items do."""
@@ -53,8 +56,11 @@ class ReadAhead(Generic[T]):
         return cast(T, item)
 
     def close(self) -> None:
-        """Ends the thread; items read ahead are dropped."""
+        """Ends the thread; items read ahead are dropped.
+
+        One that waits for what nobody can interrupt, such as a Hub that stopped answering, ends with the process.
+        """
         self._closed.set()
         while not self._queue.empty():
             self._queue.get_nowait()
-        self._thread.join()
+        self._thread.join(PATIENCE)

@@ -163,11 +163,8 @@ class Stream:
             if isinstance(source, Source):
                 shards.append(source.place(window)[0])
         counts = self.schedule.consumed(position).tolist()
-        ahead = [
-            source.shards_ahead(count)
-            for source, count in zip(self.sources, counts, strict=True)
-            if isinstance(source, Source)
-        ]
+        drawn = zip(self.sources, counts, self.schedule.ever_drawn(), strict=True)
+        ahead = [source.shards_ahead(count) for source, count, ever in drawn if ever and isinstance(source, Source)]
         shards += [shard for turn in zip_longest(*ahead) for shard in turn if shard is not None]
         needed = {shard.name: shard for shard in shards if isinstance(shard, PreparedShard)}
         if list(needed) != self._asked:

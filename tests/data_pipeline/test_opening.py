@@ -156,7 +156,7 @@ def test_the_identity_of_a_prepared_folder_is_its_manifest(folder: Path) -> None
         ),
         (
             {"mixture": {"a": 1}, "cache": {"path": "CACHE", "size": 10_000}},
-            r"data.cache.size: is 10,000 bytes, and the shards that are open together have 32,004; raise it, or lower",
+            r"data.cache.size: is 10,000 bytes, and what is open together, .* has 32,004; raise it, or lower",
         ),
         (
             {"mixture": {"a": 1}, "sources": {"a": {"kind": "text", "paths": ["x"]}}},
@@ -177,3 +177,30 @@ def test_a_changed_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{ }")
     with pytest.raises(InputError, match=r"tokenizer.json: has 3 bytes, its manifest says 2; restore it"):
         stream_of_folder(tmp_path, {"a": 1})
+
+
+def test_a_source_without_weight_takes_no_room_in_the_cache(tmp_path: Path) -> None:
+    write_folder(tmp_path / "p", {"a": [400], "b": [4000] * 9})
+    cache = {"path": tmp_path / "cache", "size": 20_000}
+    stream = stream_of_folder(tmp_path / "p", {"a": 1, "b": 0}, cache=cache)
+    loader = Loader(stream, StreamState(), 4, 4)
+    next(loader)
+    loader.close()
+    stream.close()
+    assert {path.name for path in (tmp_path / "cache").rglob("*.tokens")} == {"00000.tokens"}
+
+
+def test_a_cached_file_that_the_disk_damaged_is_fetched_anew(tmp_path: Path) -> None:
+    write_folder(tmp_path / "p", {"a": [400]})
+    for damaged in (False, True, False):
+        stream = stream_of_folder(tmp_path / "p", {"a": 1}, cache={"path": tmp_path / "cache", "size": 20_000})
+        if damaged:
+            [path] = (tmp_path / "cache").rglob("*.tokens")
+            data = bytearray(path.read_bytes())
+            data[5] ^= 1
+            path.write_bytes(data)
+            with pytest.raises(InputError, match="it is removed: resume, and it is fetched anew"):
+                stream.read(stream.locate(np.arange(4)))
+        else:
+            stream.read(stream.locate(np.arange(4)))
+        stream.close()

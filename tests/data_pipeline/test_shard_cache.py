@@ -656,3 +656,13 @@ def test_three_processes_stay_below_the_bound_together(store: Proxy, url: str, p
         assert [process.stdout.readline() for process in children] == ["done\n"] * 3
         assert [process.returncode for process in children] == [0] * 3
     assert 2 * SHARD < most <= bound
+
+
+def test_the_cache_of_another_program_is_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path / "p", {"a": [400]})
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "CACHEDIR.TAG").write_text("Signature: 8a477f597d28d172789f06886806bc55\n# of another\n")
+    (tmp_path / "cache" / "pack").write_bytes(b"x" * 5000)
+    with pytest.raises(InputError, match="holds files that are no cache"):
+        ShardCache(str(tmp_path / "p"), tmp_path / "cache", 9000)
+    assert (tmp_path / "cache" / "pack").exists()
