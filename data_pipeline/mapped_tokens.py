@@ -3,6 +3,7 @@
 import mmap
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,8 @@ class MappedTokens:
         """Lets go of the file. What is read after that is opened and checked anew."""
         if self._map is not None:
             self._tokens = np.empty(0, self.dtype)
-            self._map.close()
+            with suppress(BufferError):  # a read that failed is still being told, and holds it until then
+                self._map.close()
             self._file.close()
             self._map = None
 

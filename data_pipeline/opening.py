@@ -207,7 +207,8 @@ def _refuse_small_cache(data: DataConfig, stream: Stream) -> None:
     """Raises InputError for a cache that would fetch the same shards over and over."""
     if data.cache is None:
         return
-    needed = 0
+    small = (stream.vocabulary.path, stream.vocabulary.path.with_name("manifest.json"))
+    needed = sum(path.stat().st_size for path in small)  # which stay, too
     drawn = zip(stream.sources, stream.schedule.ever_drawn(), strict=True)
     for source in (*(each for each, ever in drawn if ever), *stream.held_out):
         if isinstance(source, Source):

@@ -62,6 +62,8 @@ class PreparedShard:
             crc, tokens = (self._file(suffix) for suffix in (".crc", ".tokens"))
             try:
                 if fault := self._entry.files[".crc"].fault(crc):
+                    if self._cache is not None:
+                        crc.unlink(missing_ok=True)  # this disk damaged it: it is fetched anew
                     raise InputError(f"{fault}; restore it or prepare again")
                 self._mapped.open()
                 return np.fromfile(crc, "<u4")
@@ -119,3 +121,5 @@ class PreparedShard:
         """Lets go of the files."""
         self._mapped.close()
         self._checksums = None
+        if self._cache is not None:
+            self._cache.release([name for name, _ in self.needed])

@@ -111,6 +111,11 @@ class ShardCache:
         mark_used(path)
         return path
 
+    def release(self, names: Sequence[str]) -> None:
+        """Says that files that were fetched are no longer open."""
+        with self._changed:
+            self._handed_out.difference_update(names)
+
     def _join_or_bring(self, name: str, entry: FileEntry) -> None:
         with self._changed:
             self._failed.discard(name)

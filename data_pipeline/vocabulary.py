@@ -37,7 +37,8 @@ class Vocabulary:
             return
         # Written by the same library, so that forms of different age compare.
         mine, theirs = (json.loads(Tokenizer.from_str(each.json).to_str())["model"] for each in (self, other))
-        if any(mine.get(part) != theirs.get(part) for part in ("type", "vocab", "merges")):
+        same = (self.size, self.end_of_text) == (other.size, other.end_of_text)
+        if not same or any(mine.get(part) != theirs.get(part) for part in ("type", "vocab", "merges")):
             raise InputError(
                 f"{key}: {other.path} is another vocabulary than that of {self.path}; "
                 "sources of one run must be of one tokenizer"
