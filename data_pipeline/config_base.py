@@ -29,6 +29,8 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
 
 
 def _url_or_path(value: Any) -> Any:
+    if isinstance(value, str) and re.match(r"[a-z][a-z0-9+.-]*://[^/]*@", value):
+        raise ValueError("holds a user or password, and is written into the run folder; put them into the environment")
     return str(value) if isinstance(value, str) and _URL.match(value) else _beside_its_file(value)
 
 

@@ -95,6 +95,7 @@ def train_rank(config: RunConfig, resume: str) -> None:
     from model.gpt import GPT
     from training import checkpoint
     from training.checkpointer import Checkpointer
+    from training.collectives import gather_objects
     from training.compilation import compile_blocks
     from training.console import ConsoleReport
     from training.engine import build_engine
@@ -138,6 +139,11 @@ def train_rank(config: RunConfig, resume: str) -> None:
         Checkpointer(config.checkpoint, describing),
     ]
     try:
+        opened = gather_objects(stream.identity)
+        if others := [rank for rank, identity in enumerate(opened) if identity != opened[0]]:
+            raise InputError(
+                f"data: rank {others[0]} opened other data than rank 0; give all machines the same, and start anew"
+            )
         if folder is not None:
             checkpoint.load(run, folder)
             log.info("resumed from %s at step %d, %s tokens", folder, run.progress.step, f"{run.tokens:,}")

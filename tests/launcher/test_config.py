@@ -356,6 +356,7 @@ def test_section_that_is_no_mapping_is_named(write: Any, section: str, wrong: st
         ("data={mixture: {books: -1}}", "data.mixture.books: Input should be greater than or equal to 0"),
         ("data={max_epochs: {books: 0}, mixture: {books: 1}}", "data.max_epochs.books: Input should be greater"),
         ("data={path: 's3://b/p', mixture: {books: 1}}", "data: path is a URL: give cache, such as"),
+        ("data={path: 'https://me:hush@h/p', mixture: {books: 1}}", "data.path: holds a user or password"),
         ("data={mixture: {books: 1}, storage: {anon: true}}", "data: storage is for a path that is read through cache"),
         ("data={path: null, mixture: {books: 1}}", "data: give path (a prepared folder), prepare (a recipe) or sour"),
         ("data={mixture: {books: 1}, sources: {x: {kind: megatro}}}", "data.sources.x.kind: is 'megatro'; valid are"),
