@@ -54,6 +54,13 @@ class _Plan(NamedTuple):
     located: Located
     batches: list[_Planned]
 
+    def some(self, chosen: slice) -> "_Plan":
+        """Neighbours among the batches, one at least, with their sequences alone."""
+        batches = self.batches[chosen]
+        first, last = batches[0].part.start, batches[-1].part.stop
+        moved = [each._replace(part=slice(each.part.start - first, each.part.stop - first)) for each in batches]
+        return _Plan(self.located.part(slice(first, last)), moved)
+
 
 class _Read(NamedTuple):
     """What was planned, read: `tokens` [N, T + 1] of the narrowest type, and the hash [N] of each sequence."""
@@ -142,23 +149,21 @@ class Loader:
             states = [StreamState(each + 1, state.skipped) for each in last[: len(group)].tolist()]
             state, located = states[-1], self._stream.locate(np.concatenate(mine))
             cuts = np.cumsum([0, *map(len, mine)]).tolist()
-            yield from self._cut(located, list(zip(group, pairwise(cuts), states, strict=True)))
+            own = [slice(*cut) for cut in pairwise(cuts)]
+            yield from self._cut(_Plan(located, list(map(_Planned, group, own, states))))
 
-    def _cut(self, located: Located, batches: list[tuple[int, tuple[int, int], StreamState]]) -> Iterator[_Plan]:
+    def _cut(self, plan: _Plan) -> Iterator[_Plan]:
         """Plans of so many batches as are read together, asked for ahead."""
         row_bytes = (self._stream.n_ctx + 1) * self._stream.dtype.itemsize
-        together = max(READ_TOGETHER // (self._deal(batches[-1][0])[0].slots * row_bytes), 1)
+        together = max(READ_TOGETHER // (self._deal(plan.batches[-1].sequences)[0].slots * row_bytes), 1)
         if self._stream.texts:  # whose place is noted after each batch
             together = 1
-        for at in range(0, len(batches), together):
-            some = batches[at : at + together]
-            first, last = some[0][1][0], some[-1][1][1]
-            part = located.part(slice(first, last))
-            self._stream.fetch_ahead(part, some[-1][2].position)
+        for at in range(0, len(plan.batches), together):
+            some = plan.some(slice(at, at + together))
+            self._stream.fetch_ahead(some.located, some.batches[-1].state.position)
             with suppress(InputError, OSError):  # told when it is read, behind the good batches that come before it
-                self._stream.will_need(part)
-            planned = [_Planned(size, slice(start - first, stop - first), state) for size, (start, stop), state in some]
-            yield _Plan(part, planned)
+                self._stream.will_need(some.located)
+            yield some
 
     def _read_all(self) -> Iterator[_Read]:
         plans = self._plans()
@@ -181,9 +186,8 @@ class Loader:
         except (InputError, OSError):
             if len(plan.batches) == 1:
                 raise
-            for sequences, part, state in plan.batches:
-                own = _Planned(sequences, slice(0, part.stop - part.start), state)
-                yield self._read(_Plan(plan.located.part(part), [own]))
+            for at in range(len(plan.batches)):
+                yield self._read(plan.some(slice(at, at + 1)))
 
     def _read(self, plan: _Plan) -> _Read:
         tokens = self._stream.read(plan.located)

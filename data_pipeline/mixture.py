@@ -65,9 +65,10 @@ def chairman_table(counts: tuple[int, ...]) -> npt.NDArray[np.uint16]:
         deadline = PERIOD * (slack * turn + slack - 1) // share + 1
         releases.append(release)
         keys.append(deadline * PERIOD + source)  # one number for the heap: by deadline, then by source
-    release, key = np.concatenate(releases), np.concatenate(keys)
-    coming = key[np.argsort(release, kind="stable")].tolist()
-    released_by = np.searchsorted(np.sort(release), np.arange(1, PERIOD + 1), side="right").tolist()
+    release = np.concatenate(releases)
+    order = np.argsort(release, kind="stable")
+    coming = np.concatenate(keys)[order].tolist()
+    released_by = np.searchsorted(release[order], np.arange(1, PERIOD + 1), side="right").tolist()
     table, heap, at = [], list[int](), 0
     for until in released_by:
         while at < until:
@@ -99,9 +100,7 @@ class Mixture:
 
     def consumed(self, position: int) -> Index:
         """How many of the first `position` positions belong to each source [number of sources]."""
-        period, within = divmod(position, PERIOD)
-        partial = [int(np.searchsorted(turns, within)) for turns in self._turns]
-        return period * self.counts + np.array(partial, dtype=np.int64)
+        return np.array([self.consumed_of(source, position) for source in range(len(self.counts))], dtype=np.int64)
 
     def consumed_of(self, source: int, position: int) -> int:
         """How many of the first `position` positions belong to one source."""

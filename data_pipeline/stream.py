@@ -98,7 +98,6 @@ class Stream:
         self.sources, self.schedule, self.vocabulary = tuple(sources), schedule, vocabulary
         self.identity, self.seed, self.n_ctx = identity, seed, n_ctx
         self.held_out, self.dtype, self._cache = tuple(held_out), token_type(vocabulary.size), cache
-        self._asked: list[str] = []
         self.texts = {source.name: source for source in sources if isinstance(source, TextStreamSource)}
 
     @property
@@ -167,9 +166,7 @@ class Stream:
         ahead = [source.shards_ahead(count) for source, count, ever in drawn if ever and isinstance(source, Source)]
         shards += [shard for turn in zip_longest(*ahead) for shard in turn if shard is not None]
         needed = {shard.name: shard for shard in shards if isinstance(shard, PreparedShard)}
-        if list(needed) != self._asked:
-            self._asked = list(needed)
-            self._cache.ask([file for shard in needed.values() for file in shard.needed])
+        self._cache.ask([file for shard in needed.values() for file in shard.needed])
 
     def text_states(self) -> dict[str, Any]:
         """Where this process stands in each source that is read as text."""

@@ -197,6 +197,7 @@ def test_cached_checksums_that_the_disk_damaged_are_fetched_anew_at_once(tmp_pat
         stream.read(stream.locate(np.arange(4)))
         stream.close()
         [path] = (tmp_path / "cache").rglob("*.crc")
+        assert path.read_bytes() == (tmp_path / "p/a/train/00000.crc").read_bytes()
         path.write_bytes(b"abcd")
 
 

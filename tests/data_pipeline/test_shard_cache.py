@@ -398,6 +398,7 @@ def test_what_failed_once_is_fetched_ahead_again_after_it_was_had(opened, store,
     cache.fetch(*flaky).unlink()
     cache.ask([flaky, other])
     wait_for(lambda: cache.has(*flaky))
+    assert (cache.folder / flaky[0]).read_bytes() == (prepared / flaky[0]).read_bytes()
 
 
 @given(uses=st.lists(st.integers(0, 7), max_size=30), room=st.integers(SHARD, 5 * SHARD))
