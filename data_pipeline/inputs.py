@@ -1,8 +1,6 @@
 """The input files of a recipe: found before anything starts, dealt to tasks, and their part of the recipe's hash."""
 
-import glob
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ import xxhash
 from data_pipeline import sample, tokenizer
 from data_pipeline.config import FileSource, HubSource, Recipe, SourceConfig
 from data_pipeline.errors import InputError
+from data_pipeline.finding import files_of_kind, names_of
 from data_pipeline.manifest import FORMAT_VERSION
 from data_pipeline.reading import Task
 
@@ -73,36 +72,17 @@ def find(recipe: Recipe, work: Path) -> list[Inputs]:
         else:
             files = []
             for path in config.paths:
-                files += (at_path := _files_at(path, config.kind))
+                # Resolved, so that a file which is reached on two ways counts once.
+                files += (at_path := [each.resolve() for each in files_of_kind(path, SUFFIXES[config.kind], log)])
                 if not at_path:
                     missing.append(f"sources.{name}.paths: {path}")
         unique = sorted(set(files))
-        found.append(Inputs(name, config, tuple(zip(unique, _names(unique), strict=True))))
+        found.append(Inputs(name, config, tuple(zip(unique, names_of(unique), strict=True))))
     if missing:
         raise MissingInputError(
             f"{'; '.join(missing)}: no such file, or no file matches; mend the path or fetch the corpus"
         )
     return found
-
-
-def _files_at(path: Path, kind: str) -> list[Path]:
-    """Resolved, so that a file which is reached on two ways counts once."""
-    if path.is_file():
-        return [path.resolve()]
-    if not path.is_dir():
-        return [Path(each).resolve() for each in glob.glob(str(path), recursive=True) if Path(each).is_file()]
-    inside = [each for each in path.rglob("*") if each.is_file() and not each.name.startswith(".")]
-    taken = [each.resolve() for each in inside if each.name.lower().endswith(SUFFIXES[kind])]
-    if left := len(inside) - len(taken):
-        log.info("%s: %d files are left out, which do not end in %s", path, left, ", ".join(SUFFIXES[kind]))
-    return taken
-
-
-def _names(files: Sequence[Path]) -> list[str]:
-    if not files:
-        return []
-    shared = os.path.commonpath([file.parent for file in files])
-    return [os.path.relpath(file, shared) for file in files]
 
 
 def plan_of(recipe: Recipe, inputs: Sequence[Inputs]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import glob
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import xxhash
 
 from data_pipeline.config import TableSource
 from data_pipeline.errors import InputError
+from data_pipeline.finding import files_at, files_of_kind
 from data_pipeline.readers import tables
 from data_pipeline.readers.base import Drop
 from data_pipeline.readers.files import Damaged, open_file
@@ -150,37 +150,13 @@ def files_of(name: str, config: TextStream) -> list[Path]:
     """The local files of a source, sorted; none where the data set lies on the Hub."""
     if config.dataset is not None:
         folder = Path(config.dataset)
-        return _visible(folder) if folder.is_dir() else []
+        return files_at(folder) if folder.is_dir() else []
     found: dict[Path, Path] = {}
     for path in config.paths:
-        at_path = _files_at(path, SUFFIXES[config.format])
+        at_path = files_of_kind(path, SUFFIXES[config.format], log)
         if not at_path:
             raise InputError(f"data.sources.{name}.paths: {path}: no such file, or no file matches; mend the path")
         # A file that is reached on two ways counts once, and keeps the name that tells how it is compressed.
         for file in at_path:
             found.setdefault(file.resolve(), file.absolute())
     return sorted(found.values())
-
-
-def _files_at(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        return [Path(each) for each in sorted(glob.glob(str(path), recursive=True)) if Path(each).is_file()]
-    inside = _visible(path)
-    taken = [each for each in inside if each.name.lower().endswith(suffixes)]
-    if left := len(inside) - len(taken):
-        log.info("%s: %d files are left out, which do not end in %s", path, left, ", ".join(suffixes))
-    return taken
-
-
-def _visible(folder: Path) -> list[Path]:
-    return sorted(each for each in folder.rglob("*") if each.is_file() and not each.name.startswith("."))
-
-
-def names_of(files: list[Path]) -> list[str]:
-    """Relative to the folder that they share: where it lies does not matter."""
-    if not files:
-        return []
-    shared = os.path.commonpath([file.parent for file in files])
-    return [os.path.relpath(file, shared) for file in files]

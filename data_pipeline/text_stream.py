@@ -16,10 +16,11 @@ import orjson
 import xxhash
 
 from data_pipeline.errors import InputError
+from data_pipeline.finding import names_of
 from data_pipeline.readers.base import Drop
 from data_pipeline.shard import Index
 from data_pipeline.source_config import TextStream
-from data_pipeline.text_rows import BATCH_ROWS, Place, Rows, columns_of, files_of, load, names_of, without_footer
+from data_pipeline.text_rows import BATCH_ROWS, Place, Rows, columns_of, files_of, load, without_footer
 from data_pipeline.tokenizer import Encoder, Ids
 
 log = logging.getLogger("thalweg.data")

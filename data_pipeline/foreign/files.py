@@ -1,6 +1,5 @@
 """The files that a source of another system's tokens names, in one order on every machine."""
 
-import glob
 import logging
 import os
 from collections.abc import Iterable
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.errors import InputError
+from data_pipeline.finding import files_of_kind, fixed_part
 from data_pipeline.source_config import TokenFiles
 
 log = logging.getLogger("thalweg.data")
@@ -47,22 +47,9 @@ def _files_at(path: Path, kind: str) -> list[TokenPath]:
         return [TokenPath(path, path.name)]
     if kind == "megatron" and (halves := [half for half in _halves(path) if half.is_file()]):
         return [TokenPath(half, half.name) for half in halves]
-    if path.is_dir():
-        base, every = path, [each for each in path.rglob("*") if not each.name.startswith(".")]
-    else:
-        base, every = _fixed_part(path), [Path(each) for each in glob.glob(str(path), recursive=True)]
-    inside = [each for each in every if each.is_file()]
-    taken = sorted(each for each in inside if each.name.lower().endswith(SUFFIXES[kind]))
-    if left := len(inside) - len(taken):
-        log.info("%s: %d files are left out, which do not end in %s", path, left, " or ".join(SUFFIXES[kind]))
-    return [TokenPath(each, os.path.relpath(each, base)) for each in taken]
-
-
-def _fixed_part(pattern: Path) -> Path:
-    """The folder above the first part that stands for more than one name."""
-    parts = pattern.parts
-    fixed = next((at for at, part in enumerate(parts) if set(part) & set("*?[")), len(parts) - 1)
-    return Path(*parts[:fixed])
+    base = path if path.is_dir() else fixed_part(path)
+    found = files_of_kind(path, SUFFIXES[kind], log, of_patterns=True)
+    return [TokenPath(each, os.path.relpath(each, base)) for each in found]
 
 
 def _halves(prefix: Path) -> list[Path]:

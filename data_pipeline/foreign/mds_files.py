@@ -4,11 +4,12 @@ import bz2
 import gzip
 import hashlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import orjson
 import xxhash
 import zstandard
 
@@ -20,6 +21,13 @@ def known_hash(hashes: Mapping[str, str]) -> str | None:
     known = [each for each in hashes if each in xxhash.algorithms_available]
     known += [each for each in hashes if each in hashlib.algorithms_guaranteed and not each.startswith("shake_")]
     return known[0] if known else None
+
+
+def without_hash(folder: Path, index: bytes, shards: Iterable[Path]) -> list[Path]:
+    """Those of `shards` of which the checked `index` of their folder gives no hash that is known here."""
+    described = [each.get(key) for each in orjson.loads(index)["shards"] for key in ("raw_data", "zip_data")]
+    hashed = {folder / each["basename"] for each in described if each and known_hash(each.get("hashes", {}))}
+    return [each for each in shards if each not in hashed]
 
 
 def hash_of(algorithm: str, data: bytes) -> str:

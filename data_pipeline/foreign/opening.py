@@ -13,8 +13,9 @@ from data_pipeline.foreign.datatrove import open_datatrove
 from data_pipeline.foreign.files import find
 from data_pipeline.foreign.flat import open_nanogpt, open_olmo
 from data_pipeline.foreign.mds import open_mds
+from data_pipeline.foreign.mds_files import without_hash
 from data_pipeline.foreign.megatron import open_megatron
-from data_pipeline.foreign.token_file import TokenFile
+from data_pipeline.foreign.token_file import TokenFile, sampled_hash
 from data_pipeline.shard import Shard
 from data_pipeline.source_config import ForeignSource, MdsFolder, TokenFiles
 
@@ -32,11 +33,11 @@ class Foreign:
 
     shards: list[Shard]
     identity: str
-    """Of names relative to what was given, sizes, types and the contents of indices; not of the tokens themselves."""
+    """Of names relative to what was given, sizes, types, the contents of indices, and samples of the tokens."""
 
 
 def open_foreign(name: str, config: ForeignSource, vocab_size: int) -> Foreign:
-    """Opens the source `name` by its sizes and indices; tokens are not read.
+    """Opens the source `name` by its sizes and indices; of the tokens 32 KiB a file are read, for the identity.
 
     But for MDS whose samples differ in size: unless plain bytes are all that does, each shard is read to count them.
     Raises InputError where nothing is found, or what is found cannot be read or contradicts itself.
@@ -44,12 +45,14 @@ def open_foreign(name: str, config: ForeignSource, vocab_size: int) -> Foreign:
     try:
         if isinstance(config, MdsFolder):
             shards, index = open_mds(name, config, vocab_size)
-            column = {"column": config.column, "dtype": config.dtype, "index": xxhash.xxh3_128_hexdigest(index)}
-            return Foreign(list(shards), _hash(config.kind, column))
+            # A shard with a hash in the index is held to it whenever it is read.
+            sampled = without_hash(config.path, index, (Path(shard.name) for shard in shards))
+            parts = {"column": config.column, "dtype": config.dtype, "index": xxhash.xxh3_128_hexdigest(index)}
+            return Foreign(list(shards), _hash(config.kind, [parts, [sampled_hash(each) for each in sampled]]))
         found = find(name, config)
         files = [_OPENERS[config.kind](each.path, config, vocab_size) for each in found]
-        parts = [(each.name, *file.identity) for each, file in zip(found, files, strict=True)]
-        return Foreign(list(files), _hash(config.kind, parts))
+        named = [(each.name, *file.identity) for each, file in zip(found, files, strict=True)]
+        return Foreign(list(files), _hash(config.kind, named))
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror}); restore it") from None
 

@@ -1,5 +1,6 @@
 """One file of flat tokens as a shard, whatever told its type and its documents."""
 
+import os
 from bisect import bisect_right
 from collections.abc import Callable
 from pathlib import Path
@@ -7,12 +8,16 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from data_pipeline.errors import InputError
 from data_pipeline.mapped_tokens import MappedTokens, vocabulary_check
 from data_pipeline.shard import Document, Index
 from data_pipeline.shards import FileEntry
 from data_pipeline.source_config import NumberType
+
+_SAMPLES, _SAMPLE = 8, 4096
+"""How many places of a file are hashed, and the bytes at each: 32 KiB, however large it is."""
 
 
 class Ends(Protocol):
@@ -38,7 +43,7 @@ class TokenFile:
         index: Path | None = None,
         ends: Callable[[], Ends] | None = None,
     ) -> None:
-        """Reads `index`, if there is one, for its hash, and nothing of the tokens.
+        """Reads `index`, if there is one, for its hash, and of the tokens what `sampled_hash` does.
 
         `said_by` names what told the number of tokens; `ends` gives the documents' ends of the `index`.
         """
@@ -46,8 +51,9 @@ class TokenFile:
         self._mapped = MappedTokens(
             path, dtype, tokens, check=vocabulary_check(path, dtype, vocab_size), first_byte=first_byte, said_by=said_by
         )
-        self.identity = (dtype.str, first_byte, tokens, FileEntry.of(index).xxh3 if index else None)
-        """Which tokens these are, apart from the name and what stands in a big file."""
+        described = FileEntry.of(index).xxh3 if index else None
+        self.identity = (dtype.str, first_byte, tokens, described, sampled_hash(path))
+        """Which tokens these are, apart from the name and what stands between the samples of a big file."""
 
     def read(self, starts: Index, out: npt.NDArray[Any]) -> None:
         """Copies the T tokens from each of `starts` [N] on into `out` [N, T].
@@ -67,6 +73,20 @@ class TokenFile:
     def close(self) -> None:
         """Lets go of the file."""
         self._mapped.close()
+
+
+def sampled_hash(path: Path) -> str:
+    """Hash of a file's size and of 4 KiB at 8 places: its beginning, its end and evenly between.
+
+    Up to 32 KiB that is the whole file.
+    """
+    with path.open("rb", buffering=_SAMPLE) as file:
+        size = file.seek(0, os.SEEK_END)
+        digest = xxhash.xxh3_128(str(size).encode())
+        for number in range(_SAMPLES):
+            file.seek(max(size - _SAMPLE, 0) * number // (_SAMPLES - 1))
+            digest.update(file.read(_SAMPLE))
+    return digest.hexdigest()
 
 
 def documents_between(ends: Ends, tokens: int, start: int, stop: int) -> list[Document]:

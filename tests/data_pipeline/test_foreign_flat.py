@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from data_pipeline.errors import InputError
 from data_pipeline.foreign.opening import open_foreign
+from data_pipeline.foreign.token_file import sampled_hash
 from data_pipeline.mapped_tokens import BLOCK
 from foreign_files import VOCAB, random_tokens, token_files, tokens_of, write_header
 
@@ -86,7 +87,7 @@ def test_the_stated_type_is_the_one_that_is_read(tmp_path: Path, dtype: str) -> 
     assert tokens_of(shard).tolist() == tokens.tolist()
 
 
-def test_opening_reads_no_tokens(tmp_path: Path) -> None:
+def test_opening_takes_no_longer_for_a_file_of_terabytes(tmp_path: Path) -> None:
     for name in ("a.bin", "a.npy"):
         with (tmp_path / name).open("wb") as file:
             file.truncate(2**42)
@@ -214,6 +215,51 @@ def test_the_identity_knows_names_and_their_order(many: Path) -> None:
     both = {identity("a/2.bin", "b/1.bin"), identity("b/1.bin", "a/2.bin")}
     (many / "a/2.bin").rename(many / "a/3.bin")
     assert len(both | {identity("a/3.bin", "b/1.bin")}) == 3
+
+
+def change_byte(path: Path, place: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(place)
+        byte = file.read(1)[0]
+        file.seek(place)
+        file.write(bytes([byte ^ 1]))
+
+
+@pytest.mark.parametrize("kind", ["nanogpt", "olmo"])
+def test_the_identity_knows_the_first_and_the_last_byte_and_some_between(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.bin"
+    TOKENS.tofile(path)
+    last = path.stat().st_size - 1
+
+    def identity() -> str:
+        return open_foreign("x", token_files(kind, path), VOCAB).identity
+
+    before = identity()
+    for place in (0, 4095, *range(last // 7, last - 4095, last // 7), last - 4095, last):
+        change_byte(path, place)
+        assert identity() != before, place
+        change_byte(path, place)
+        assert identity() == before
+    change_byte(path, 5000)
+    assert identity() == before, "what lies between the samples is not read"
+
+
+@given(st.binary(max_size=32768), st.data())
+def test_no_byte_of_a_small_file_escapes_its_hash(tmp_path_factory, filled: bytes, data) -> None:
+    size = data.draw(st.integers(1, 32768))
+    path = tmp_path_factory.getbasetemp() / "small.bin"
+    path.write_bytes(filled.ljust(size, b"\0")[:size])
+    before = sampled_hash(path)
+    change_byte(path, data.draw(st.integers(0, size - 1)))
+    assert sampled_hash(path) != before
+
+
+def test_one_more_of_the_same_bytes_is_another_hash(tmp_path: Path) -> None:
+    path, found = tmp_path / "a.bin", set()
+    for size in (0, 1, 4096, 4097, 32768, 32769, 10**6):
+        path.write_bytes(bytes(size))
+        found.add(sampled_hash(path))
+    assert len(found) == 7
 
 
 @pytest.mark.parametrize("path", ["none.bin", "none", "*/none*.bin", "b/notes*"])

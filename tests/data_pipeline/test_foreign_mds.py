@@ -413,3 +413,59 @@ def test_moving_a_folder_leaves_the_identity_and_another_index_or_column_does_no
     assert identity(tmp_path / "b") == before != identity(tmp_path / "b", column="z")
     edit_index(tmp_path / "b", lambda index: index["shards"].reverse())
     assert identity(tmp_path / "b") != before
+
+
+SHAPED: dict[str, tuple[str, int | None]] = {"tokens": ("ndarray:int32:8", 32)}
+"""Of this no shard is read to be opened."""
+
+
+def write_shaped(folder: Path, **other: Any) -> list[Path]:
+    write_mds(folder, SHAPED, [[{"tokens": random_tokens(8, "int32", at)}] * 2000 for at in range(3)], **other)
+    return sorted(folder.glob("shard.*"))
+
+
+def identity_of(folder: Path) -> str:
+    return open_foreign("x", mds_folder(folder), VOCAB).identity
+
+
+@pytest.mark.parametrize("hashes", [[], ["crc77"]])
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_without_known_hashes_the_identity_knows_the_ends_of_each_shard(tmp_path: Path, compression, hashes) -> None:
+    shards = write_shaped(tmp_path / "a", compression=compression, hashes=hashes)
+    before = identity_of(tmp_path / "a")
+    for path in shards:
+        good = path.read_bytes()
+        for place in (0, -1):
+            changed = bytearray(good)
+            changed[place] ^= 1
+            path.write_bytes(changed)
+            assert identity_of(tmp_path / "a") != before
+        path.write_bytes(good)
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    assert identity_of(tmp_path / "b") == before
+
+
+def test_hashes_of_the_index_stand_for_the_shards_in_the_identity(tmp_path: Path) -> None:
+    """So that the same data stay the same where they are decompressed in place."""
+    first, *_ = write_shaped(tmp_path, compression="zstd", hashes=["sha256", "crc77"])
+    before = identity_of(tmp_path)
+    first.with_suffix("").write_bytes(zstandard.decompress(first.read_bytes()))
+    assert identity_of(tmp_path) == before
+    first.with_suffix("").unlink()
+    first.write_bytes(first.read_bytes()[:-1] + b"x")
+    assert identity_of(tmp_path) == before
+    with pytest.raises(InputError, match=r"does not match its sha256 in index\.json; restore it"):
+        tokens_of(shards_of(tmp_path)[0])
+
+
+def test_shards_in_folders_below_the_index_are_known_by_its_hashes(tmp_path: Path) -> None:
+    """As merged indices name them."""
+    for hashes in ([], ["xxh64"]):
+        folder = tmp_path / f"{len(hashes)}"
+        first, *_ = write_shaped(folder, hashes=hashes)
+        (folder / "below").mkdir()
+        first.rename(folder / "below" / first.name)
+        edit_index(folder, lambda index: index["shards"][0]["raw_data"].update(basename="below/shard.00000.mds"))
+        before = identity_of(folder)
+        (folder / "below" / first.name).write_bytes(bytes((folder / "below" / first.name).stat().st_size))
+        assert (identity_of(folder) == before) == bool(hashes)

@@ -179,3 +179,15 @@ def test_the_identity_knows_the_index(tmp_path: Path) -> None:
         pair(tmp_path, boundaries=boundaries)
         found.add(open_foreign("x", token_files("megatron", tmp_path), VOCAB).identity)
     assert len(found) == 2
+
+
+def test_the_identity_knows_the_tokens_beside_the_same_index(tmp_path: Path) -> None:
+    pair(tmp_path)
+    found = set()
+    for place in (None, 0, -1):
+        data = bytearray((tmp_path / "a.bin").read_bytes())
+        if place is not None:
+            data[place] ^= 1
+        (tmp_path / "a.bin").write_bytes(data)
+        found.add(open_foreign("x", token_files("megatron", tmp_path), VOCAB).identity)
+    assert len(found) == 3
