@@ -103,6 +103,11 @@ class MappedTokens:
             out[at : at + TOGETHER] = windows[starts[at : at + TOGETHER]]
         self._refuse_change()
 
+    def largest(self) -> int:
+        """The largest token; reads the whole file."""
+        self.open()
+        return int(self._tokens.max())
+
     def _refuse_change(self) -> None:
         before = self._state
         try:

@@ -1,8 +1,9 @@
 """Reading a shard that `thalweg prepare` wrote, where it lies or through a cache."""
 
-from functools import lru_cache
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import google_crc32c
 import numpy as np
@@ -20,13 +21,11 @@ if TYPE_CHECKING:
 ATTEMPTS = 5
 """How often a shard is fetched that goes from the cache before it is opened."""
 
+READ, LISTS = (".crc", ".tokens"), (".offsets", ".origins.parquet")
+"""Files of a shard that reading its tokens takes, and that tell of its documents."""
 
-@lru_cache(maxsize=4)
-def _described(offsets: Path, origins: Path) -> tuple[Index, Any]:
-    """The first token of each document of a shard, and the table of their origins; kept for whoever asks again."""
-    import pyarrow.parquet as pq  # takes longer than all else of a start
-
-    return np.fromfile(offsets, "<i8"), pq.read_table(origins)
+log = logging.getLogger("thalweg.data")
+T = TypeVar("T")
 
 
 class PreparedShard:
@@ -38,6 +37,7 @@ class PreparedShard:
         self._folder, self._entry, self._vocab_size, self._cache = folder, entry, vocab_size, cache
         self._largest = entry.max_token
         self._checksums: npt.NDArray[np.uint32] | None = None
+        self._documents: tuple[Index, Any] | None = None
         self._mapped = MappedTokens(
             Path(self.name), token_type(vocab_size), entry.tokens, check=self._check, may_vanish=cache is not None
         )
@@ -45,38 +45,44 @@ class PreparedShard:
     @property
     def needed(self) -> list[tuple[str, FileEntry]]:
         """Name and description of the files that reading tokens takes."""
-        return [(self._entry.name + suffix, self._entry.files[suffix]) for suffix in (".crc", ".tokens")]
+        return [(self._entry.name + suffix, self._entry.files[suffix]) for suffix in READ]
 
-    def _file(self, suffix: str) -> Path:
-        name = self._entry.name + suffix
-        return self._folder / name if self._cache is None else self._cache.fetch(name, self._entry.files[suffix])
+    def _with_files(self, suffixes: Sequence[str], opened: Callable[..., T]) -> T:
+        """What `opened` makes of the paths of some files, which a cache brings first."""
+        files = [(self._entry.name + suffix, self._entry.files[suffix]) for suffix in suffixes]
+        if self._cache is None:
+            return opened(*(self._folder / name for name, _ in files))
+        for attempt in range(ATTEMPTS):
+            paths = self._cache.fetch_together(files)
+            try:
+                return opened(*paths)
+            except (InputError, FileNotFoundError):
+                if all(path.exists() for path in paths):
+                    raise
+            log.warning("%s: went before it was opened, attempt %d of %d", self.name, attempt + 1, ATTEMPTS)
+        raise InputError(
+            f"{self.name}: went from the cache {ATTEMPTS} times before it was opened; where other runs use the cache, "
+            "too, make data.cache.size larger, or name a folder of its own in data.cache.path"
+        )
 
     def _open(self) -> None:
         if self._checksums is None:
-            checksums = self._mapped_and_checksums()
+            checksums = self._with_files(READ, self._mapped_and_checksums)
             self._refuse_foreign_tokens()
             self._checksums = checksums
 
-    def _mapped_and_checksums(self) -> npt.NDArray[np.uint32]:
-        for attempt in range(ATTEMPTS):
-            crc, tokens = (self._file(suffix) for suffix in (".crc", ".tokens"))
-            try:
-                if fault := self._entry.files[".crc"].fault(crc):
-                    if self._cache is not None:
-                        crc.unlink(missing_ok=True)  # this disk damaged it: it is fetched anew
-                    raise InputError(f"{fault}; restore it or prepare again")
-                self._mapped.open()
-                return np.fromfile(crc, "<u4")
-            except (InputError, FileNotFoundError):
-                # Another process may have removed a file from the cache since it was fetched.
-                if self._cache is None or (crc.exists() and tokens.exists()) or attempt == ATTEMPTS - 1:
-                    raise
-        raise AssertionError("ATTEMPTS is at least one")
+    def _mapped_and_checksums(self, crc: Path, tokens: Path) -> npt.NDArray[np.uint32]:
+        if fault := self._entry.files[".crc"].fault(crc):
+            if self._cache is not None:
+                crc.unlink(missing_ok=True)  # this disk damaged it: it is fetched anew
+            raise InputError(f"{fault}; restore it or prepare again")
+        self._mapped.open()
+        return np.fromfile(crc, "<u4")
 
     def _refuse_foreign_tokens(self) -> None:
         """By what was found when the shard was written: the checksums prove that its tokens are still the same."""
         if self._largest is None:
-            self._largest = int(np.memmap(self.name, token_type(self._vocab_size), "r").max())
+            self._largest = self._mapped.largest()
         if self._largest >= self._vocab_size:
             raise InputError(
                 f"{self.name}: holds token {self._largest}, the vocabulary ends at {self._vocab_size - 1}; "
@@ -109,9 +115,20 @@ class PreparedShard:
             )
         raise InputError(f"{what}the file changed after it was prepared: prepare it again or restore it")
 
+    def _read_documents(self, offsets: Path, origins: Path) -> tuple[Index, Any]:
+        """The first token of each document, and the table of their origins."""
+        import pyarrow.parquet as pq  # takes longer than all else of a start
+
+        for suffix, path in zip(LISTS, (offsets, origins), strict=True):
+            if fault := self._entry.files[suffix].fault(path):
+                raise InputError(f"{fault}; restore it or prepare again")
+        return np.fromfile(offsets, "<i8"), pq.read_table(origins)
+
     def documents(self, start: int, stop: int) -> list[Document]:
         """The documents that tokens [start, stop) belong to, with their origins."""
-        offsets, origins = _described(self._file(".offsets"), self._file(".origins.parquet"))
+        if self._documents is None:
+            self._documents = self._with_files(LISTS, self._read_documents)
+        offsets, origins = self._documents
         first = max(int(np.searchsorted(offsets, start, side="right")) - 1, 0)
         found = origins.slice(first, int(np.searchsorted(offsets, stop)) - first).to_pylist()
         ends = np.append(offsets[first + 1 : first + len(found) + 1], self.tokens)
@@ -120,6 +137,6 @@ class PreparedShard:
     def close(self) -> None:
         """Lets go of the files."""
         self._mapped.close()
-        self._checksums = None
+        self._checksums = self._documents = None
         if self._cache is not None:
             self._cache.release([name for name, _ in self.needed])

@@ -8,7 +8,6 @@ import errno
 import json
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -36,8 +35,6 @@ class ShardCache:
 
     folder: Path
     """The image: files appear under the names that they have in the prepared folder."""
-    waited: float
-    """Seconds that `fetch` has blocked so far."""
 
     def __init__(
         self, origin: str, root: Path, max_bytes: int, storage: Mapping[str, Any] | None = None, downloads: int = 4
@@ -48,7 +45,6 @@ class ShardCache:
         goes to fsspec as it is. `downloads` files are fetched ahead at a time.
         Raises InputError where there is no prepared folder, or no access to it.
         """
-        self.waited = 0.0
         self._closed = threading.Event()
         self._room = CacheRoom(root.absolute(), max_bytes, self._closed)
         self._remote = RemoteFolder(origin, storage, self._closed)
@@ -95,21 +91,27 @@ class ShardCache:
         Open it at once: a file that is open stays good when another process makes room. Raises InputError where
         it cannot be had, and ClosedError after `close`.
         """
-        path = self.folder / name
-        if not self.has(name, entry):
-            start = time.perf_counter()
+        return self.fetch_together([(name, entry)])[0]
+
+    def fetch_together(self, files: Sequence[tuple[str, FileEntry]]) -> list[Path]:
+        """The same of several files: none of them makes room for another, and all are there at the end."""
+        names = [name for name, _ in files]
+        with self._changed:
+            self._fetching += names
+        try:
+            while missing := [file for file in files if not self.has(*file)]:
+                for file in missing:
+                    self._join_or_bring(*file)
+            paths = [self.folder / name for name in names]
+            for path in paths:
+                mark_used(path)
             with self._changed:
-                self._fetching.append(name)
-            try:
-                while not self.has(name, entry):
-                    self._join_or_bring(name, entry)
-            finally:
-                with self._changed:
+                self._handed_out.update(names)
+        finally:
+            with self._changed:
+                for name in names:
                     self._fetching.remove(name)
-                    self.waited += time.perf_counter() - start
-        self._handed_out.add(name)
-        mark_used(path)
-        return path
+        return paths
 
     def release(self, names: Sequence[str]) -> None:
         """Says that files that were fetched are no longer open."""
