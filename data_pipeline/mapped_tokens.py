@@ -73,6 +73,7 @@ class MappedTokens:
         self._tokens = np.frombuffer(made, self.dtype, self.tokens, self._first_byte)
         blocks = range(-(-self.tokens * self.dtype.itemsize // BLOCK))
         self._unchecked, self._unasked = set(blocks), set(blocks)
+        self._view: npt.NDArray[Any] | None = None
         return made
 
     def _left(self, blocks: set[int], starts: Index, length: int) -> list[int]:
@@ -88,8 +89,8 @@ class MappedTokens:
         start = self._first_byte + block * BLOCK
         return slice(start, min(start + BLOCK, len(data)))
 
-    def read(self, starts: Index, out: npt.NDArray[Any]) -> None:
-        """Copies the T tokens from each of `starts` [N] on into `out` [N, T].
+    def read(self, starts: Index, out: npt.NDArray[Any], rows: Index) -> None:
+        """Copies the T tokens from each of `starts` [N] on into that of `rows` [N] of `out` [M, T].
 
         Raises InputError where the file has changed or gone since it was opened, or a block fails its check.
         """
@@ -98,10 +99,16 @@ class MappedTokens:
         for block in self._left(self._unchecked, starts, length):
             self._check(block, data[self._block(data, block)])
             self._unchecked.discard(block)
-        windows = np.lib.stride_tricks.sliding_window_view(self._tokens, length)
+        windows = self._windows(length)
         for at in range(0, len(starts), TOGETHER):
-            out[at : at + TOGETHER] = windows[starts[at : at + TOGETHER]]
+            out[rows[at : at + TOGETHER]] = windows[starts[at : at + TOGETHER]]
         self._refuse_change()
+
+    def _windows(self, length: int) -> npt.NDArray[Any]:
+        """A view [tokens - length + 1, length] of all windows, kept: making one costs more than copying some."""
+        if self._view is None or self._view.shape[1] != length:
+            self._view = np.lib.stride_tricks.sliding_window_view(self._tokens, length)
+        return self._view
 
     def largest(self) -> int:
         """The largest token; reads the whole file."""
@@ -137,7 +144,7 @@ class MappedTokens:
     def close(self) -> None:
         """Lets go of the file. What is read after that is opened and checked anew."""
         if self._map is not None:
-            self._tokens = np.empty(0, self.dtype)
+            self._tokens, self._view = np.empty(0, self.dtype), None
             with suppress(BufferError):  # a read that failed is still being told, and holds it until then
                 self._map.close()
             self._file.close()

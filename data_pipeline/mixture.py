@@ -67,13 +67,15 @@ def chairman_table(counts: tuple[int, ...]) -> npt.NDArray[np.uint16]:
         keys.append(deadline * PERIOD + source)  # one number for the heap: by deadline, then by source
     release = np.concatenate(releases)
     order = np.argsort(release, kind="stable")
-    coming = np.concatenate(keys)[order].tolist()
-    released_by = np.searchsorted(release[order], np.arange(1, PERIOD + 1), side="right").tolist()
-    table, heap, at = [], list[int](), 0
-    for until in released_by:
-        while at < until:
-            heapq.heappush(heap, coming[at])
-            at += 1
+    coming = iter(np.concatenate(keys)[order].tolist())
+    released = np.bincount(np.maximum(release, 1), minlength=PERIOD + 1)[1 : PERIOD + 1]
+    table, heap = [], list[int]()
+    for count in released.tolist():
+        if count == 1:
+            table.append(heapq.heappushpop(heap, next(coming)))
+            continue
+        for _ in range(count):
+            heapq.heappush(heap, next(coming))
         table.append(heapq.heappop(heap))
     made = (np.array(table) % PERIOD).astype(np.uint16)
     made.flags.writeable = False

@@ -16,11 +16,11 @@ from data_pipeline.prepared_shard import PreparedShard
 from data_pipeline.source import Source
 from data_pipeline.source_config import ForeignSource, TextStream
 from data_pipeline.stream import Stream
-from data_pipeline.text_stream import TextStreamSource
 from data_pipeline.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from data_pipeline.shard_cache import ShardCache
+    from data_pipeline.text_stream import TextStreamSource
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def open_stream(data: DataConfig, seed: int, n_ctx: int, rank: int = 0, world_si
             assert prepared is not None
             sources[name] = prepared.source(name, "train", data, n_ctx, seed)
         elif isinstance(config, TextStream):
-            text = TextStreamSource(name, config, vocabulary.json, n_ctx, seed, rank, world_size)
+            text = _text(name, config, vocabulary, n_ctx, seed, rank, world_size)
             sources[name], identities[name] = text, text.identity
         else:
             sources[name], identities[name] = _foreign(name, config, vocabulary, data, n_ctx, seed)
@@ -107,7 +107,16 @@ def _foreign(
     return Source(name, foreign.shards, n_ctx, data.open_shards, seed), foreign.identity
 
 
-def _refuse_too_small(sources: Mapping[str, Source | TextStreamSource], schedule: Schedule, n_ctx: int) -> None:
+def _text(
+    name: str, config: TextStream, vocabulary: Vocabulary, n_ctx: int, seed: int, rank: int, world_size: int
+) -> "TextStreamSource":
+    """A source that is tokenised while it is read; only such a one takes tokenizers and readers."""
+    from data_pipeline.text_stream import TextStreamSource
+
+    return TextStreamSource(name, config, vocabulary.json, n_ctx, seed, rank, world_size)
+
+
+def _refuse_too_small(sources: Mapping[str, "Source | TextStreamSource"], schedule: Schedule, n_ctx: int) -> None:
     """Raises InputError for a source with a share and without a window."""
     for name, drawn in zip(schedule.names, schedule.ever_drawn(), strict=True):
         source = sources[name]
@@ -162,7 +171,7 @@ def _vocabulary(data: DataConfig, prepared: Prepared | None, names: list[str]) -
     return found
 
 
-def _schedule(data: DataConfig, sources: Mapping[str, Source | TextStreamSource], n_ctx: int) -> Schedule:
+def _schedule(data: DataConfig, sources: Mapping[str, "Source | TextStreamSource"], n_ctx: int) -> Schedule:
     def weights(given: Mapping[str, float] | None, alpha: float | None, key: str) -> Mapping[str, float]:
         if given is not None:
             return given
@@ -190,8 +199,8 @@ def _schedule(data: DataConfig, sources: Mapping[str, Source | TextStreamSource]
     return Schedule(phases, limits, data.exhausted)
 
 
-def _size(source: Source | TextStreamSource, key: str) -> int:
-    if isinstance(source, TextStreamSource):
+def _size(source: "Source | TextStreamSource", key: str) -> int:
+    if not isinstance(source, Source):
         raise InputError(f"{key}: {source.name} is read as text, whose size nobody knows before; give weights")
     return source.tokens
 

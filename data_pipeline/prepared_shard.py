@@ -89,13 +89,13 @@ class PreparedShard:
                 "prepare it again with the tokenizer of the folder"
             )
 
-    def read(self, starts: Index, out: npt.NDArray[Any]) -> None:
-        """Copies the T tokens from each of `starts` [N] on into `out` [N, T].
+    def read(self, starts: Index, out: npt.NDArray[Any], rows: Index) -> None:
+        """Copies the T tokens from each of `starts` [N] on into that of `rows` [N] of `out` [M, T].
 
         Raises InputError where a file is missing, has changed or does not match its checksum.
         """
         self._open()
-        self._mapped.read(starts, out)
+        self._mapped.read(starts, out, rows)
 
     def will_need(self, starts: Index, length: int) -> None:
         """Asks the kernel for what will be touched. What a cache has not fetched yet is not waited for."""

@@ -35,8 +35,8 @@ class Shard(Protocol):
     def tokens(self) -> int:
         """How many tokens it has, known without opening it."""
 
-    def read(self, starts: Index, out: npt.NDArray[Any]) -> None:
-        """Copies the T tokens from each of `starts` [N] on into `out` [N, T].
+    def read(self, starts: Index, out: npt.NDArray[Any], rows: Index) -> None:
+        """Copies the T tokens from each of `starts` [N] on into that of `rows` [N] of `out` [M, T].
 
         Raises InputError where the file is not, or no longer, what it was said to be.
         """

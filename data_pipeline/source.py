@@ -56,6 +56,9 @@ class Source:
         One after the other: a shard counts as open when it is about to be used, or it would be closed before.
         """
         shard, start = self._places(windows)
+        if len(self.shards) == 1 and len(windows):
+            yield self._opened(0), np.arange(len(windows)), start
+            return
         order = np.argsort(shard, kind="stable")
         cuts = np.flatnonzero(np.diff(shard[order])) + 1
         for part in np.split(order, cuts) if len(order) else []:
@@ -69,17 +72,10 @@ class Source:
             self._open.popitem(last=False)[1].close()
         return self.shards[number]
 
-    def read(self, windows: Index, out: npt.NDArray[Any]) -> Index:
-        """Copies each of `windows` [N] into a row of `out` [N, n_ctx + 1]; returns which [N].
-
-        Windows of one shard lie together: copied at once, they cost half as much.
-        """
-        row, done = np.empty_like(windows), 0
+    def read(self, windows: Index, out: npt.NDArray[Any], rows: Index) -> None:
+        """Copies each of `windows` [N] into that of `rows` [N] of `out` [M, n_ctx + 1]."""
         for shard, part, start in self._by_shard(windows):
-            shard.read(start, out[done : done + len(part)])
-            row[part] = np.arange(done, done + len(part))
-            done += len(part)
-        return row
+            shard.read(start, out, rows[part])
 
     def will_need(self, windows: Index) -> None:
         """Asks for what `windows` [N] will touch, ahead of its use."""

@@ -18,11 +18,11 @@ from data_pipeline.prepared_shard import PreparedShard
 from data_pipeline.shard import Index, Shard
 from data_pipeline.shards import token_type
 from data_pipeline.source import Source
-from data_pipeline.text_stream import TextStreamSource
 from data_pipeline.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from data_pipeline.shard_cache import ShardCache
+    from data_pipeline.text_stream import TextStreamSource
 
 
 class Located(NamedTuple):
@@ -38,7 +38,7 @@ class Located(NamedTuple):
 
     def part(self, chosen: slice) -> "Located":
         """Some of them."""
-        return Located(*(each[chosen] for each in self))
+        return Located(self.position[chosen], self.source[chosen], self.epoch[chosen], self.window[chosen])
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Stream:
 
     def __init__(
         self,
-        sources: Sequence[Source | TextStreamSource],
+        sources: Sequence["Source | TextStreamSource"],
         schedule: Schedule,
         vocabulary: Vocabulary,
         identity: str,
@@ -98,7 +98,7 @@ class Stream:
         self.sources, self.schedule, self.vocabulary = tuple(sources), schedule, vocabulary
         self.identity, self.seed, self.n_ctx = identity, seed, n_ctx
         self.held_out, self.dtype, self._cache = tuple(held_out), token_type(vocabulary.size), cache
-        self.texts = {source.name: source for source in sources if isinstance(source, TextStreamSource)}
+        self.texts = {source.name: source for source in sources if not isinstance(source, Source)}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -133,17 +133,13 @@ class Stream:
         Fills in the windows of those that are read as text.
         """
         out = np.empty((len(located.position), self.n_ctx + 1), dtype=self.dtype)
-        row, done = np.empty_like(located.position), 0
         for each in np.flatnonzero(np.bincount(located.source)).tolist():
-            chosen, source = np.flatnonzero(located.source == each), self.sources[each]
-            part = out[done : done + len(chosen)]
+            rows, source = np.flatnonzero(located.source == each), self.sources[each]
             if isinstance(source, Source):
-                row[chosen] = done + source.read(located.window[chosen], part)
+                source.read(located.window[rows], out, rows)
             else:
-                located.window[chosen] = source.read(part)
-                row[chosen] = np.arange(done, done + len(chosen))
-            done += len(chosen)
-        return out[row]
+                located.window[rows] = source.read(out, rows)
+        return out
 
     def will_need(self, located: Located) -> None:
         """Asks the kernel for the pages of sequences that will be read soon."""

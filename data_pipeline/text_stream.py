@@ -94,8 +94,8 @@ class TextStreamSource:
             "number of processes": self._world_size,
         }
 
-    def read(self, out: npt.NDArray[Any]) -> Index:
-        """Fills `out` [N, n_ctx + 1] with this rank's next windows and returns their numbers [N].
+    def read(self, out: npt.NDArray[Any], rows: Index) -> Index:
+        """Fills `rows` [N] of `out` [M, n_ctx + 1] with this rank's next windows and returns their numbers [N].
 
         Numbers are unique over all ranks. Raises InputError where the data set cannot be read, has no such column
         or not one token, or is not the one that a restored state was taken of.
@@ -103,13 +103,13 @@ class TextStreamSource:
         before = self.state()
         try:
             self._open()
-            for window in out:
-                self._read_window(window)
+            for row in rows.tolist():
+                self._read_window(out[row])
         except BaseException:
             # What was not returned was not handed out, and an iterator that has failed would end as if its epoch did.
             self._resumed = before
             raise
-        ordinals = np.arange(self._windows - len(out), self._windows, dtype=np.int64)
+        ordinals = np.arange(self._windows - len(rows), self._windows, dtype=np.int64)
         return ordinals * self._world_size + self._rank
 
     def state(self) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def _sequence(stream: Stream, located: Located, tokenizer: Tokenizer) -> Sequenc
     if not isinstance(source, Source):
         return Sequence(position, source.name)
     tokens = np.empty((1, stream.n_ctx + 1), dtype=stream.dtype)
-    source.read(located.window, tokens)
+    source.read(located.window, tokens, np.array([0]))
     shard, start = source.place(window)
     documents = source.documents(window) or _cut(tokens[0], start, stream.vocabulary.end_of_text)
     pieces = [_piece(each, tokens[0], start, tokenizer) for each in documents]

@@ -56,8 +56,7 @@ class Validation(Callback):
             # Always as many rows, though some are filler: each shape would be compiled for itself.
             tokens = np.zeros((min(micro, most), run.stream.n_ctx + 1), dtype=np.int64)
             if chosen:
-                row = source.read(np.array(chosen), tokens[: len(chosen)])
-                tokens[: len(chosen)] = tokens[row]
+                source.read(np.array(chosen), tokens, np.arange(len(chosen)))
             filler = [0] * (len(tokens) - len(chosen))
             _, losses = run.engine(*task(run.model, torch.from_numpy(tokens), run.stream.seed, chosen + filler))
             summed += float(losses[: len(chosen)].double().sum())

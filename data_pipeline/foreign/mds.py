@@ -125,15 +125,15 @@ class MdsShard:
                 f"{self._vocab_size - 1}; check the column, its dtype and the tokenizer that are stated for it"
             )
 
-    def read(self, starts: Index, out: npt.NDArray[Any]) -> None:
-        """Copies the T tokens from each of `starts` [N] on into `out` [N, T].
+    def read(self, starts: Index, out: npt.NDArray[Any], rows: Index) -> None:
+        """Copies the T tokens from each of `starts` [N] on into that of `rows` [N] of `out` [M, T].
 
         The first read decodes the whole shard. Raises InputError where it is damaged, has changed or holds tokens
         outside the vocabulary.
         """
         tokens = self._open()
-        for row, start in zip(out, starts.tolist(), strict=True):
-            row[:] = tokens[start : start + len(row)]
+        for row, start in zip(rows.tolist(), starts.tolist(), strict=True):
+            out[row] = tokens[start : start + out.shape[1]]
 
     def will_need(self, starts: Index, length: int) -> None:
         """Asks the kernel for the whole file, once: decoding takes all of it."""

@@ -55,12 +55,12 @@ class TokenFile:
         self.identity = (dtype.str, first_byte, tokens, described, sampled_hash(path))
         """Which tokens these are, apart from the name and what stands between the samples of a big file."""
 
-    def read(self, starts: Index, out: npt.NDArray[Any]) -> None:
-        """Copies the T tokens from each of `starts` [N] on into `out` [N, T].
+    def read(self, starts: Index, out: npt.NDArray[Any], rows: Index) -> None:
+        """Copies the T tokens from each of `starts` [N] on into that of `rows` [N] of `out` [M, T].
 
         Raises InputError where the file has changed or a token is none of the vocabulary.
         """
-        self._mapped.read(starts, out)
+        self._mapped.read(starts, out, rows)
 
     def will_need(self, starts: Index, length: int) -> None:
         """Asks the kernel for what will be touched."""

@@ -28,7 +28,7 @@ def mds_folder(path: Path, column: str = "tokens", dtype: str = "int64") -> MdsF
 
 def tokens_of(shard: Any) -> np.ndarray:
     out = np.zeros((1, shard.tokens), dtype=np.int64)
-    shard.read(np.array([0]), out)
+    shard.read(np.array([0]), out, np.array([0]))
     return out[0]
 
 

@@ -46,7 +46,7 @@ def test_what_datatrove_writes_is_what_its_own_data_set_reads(tmp_path: Path, sh
     for window in range(len(theirs)):
         start = window * SEQUENCE
         out = np.zeros((1, SEQUENCE), dtype=np.int64)
-        shard.read(np.array([start]), out)
+        shard.read(np.array([start]), out, np.array([0]))
         sample = theirs[window]
         assert out[0].tolist() == sample["input_ids"].tolist()
         begins = {each.start - start for each in shard.documents(start, start + SEQUENCE)} | {0}
@@ -81,7 +81,7 @@ def test_windows_and_their_documents_are_those_that_were_written(tmp_path_factor
     start = data.draw(st.integers(0, len(tokens) - 1))
     stop = data.draw(st.integers(start + 1, len(tokens)))
     out = np.zeros((1, stop - start), dtype=np.int64)
-    shard.read(np.array([start]), out)
+    shard.read(np.array([start]), out, np.array([0]))
     assert out[0].tolist() == tokens[start:stop]
     assert [(each.start, each.stop, each.id) for each in shard.documents(start, stop)] == [
         (begin, end, str(at))

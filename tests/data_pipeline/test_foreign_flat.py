@@ -55,7 +55,7 @@ def test_windows_are_the_slices_of_the_array_that_was_written(folder: Path, form
     starts = np.array([int(place * (len(TOKENS) - length)) for place in places])
     out = np.zeros((len(starts), length), dtype=np.int64)
     shard.will_need(starts, length)
-    shard.read(starts, out)
+    shard.read(starts, out, np.arange(len(starts)))
     assert out.tolist() == [TOKENS[start : start + length].tolist() for start in starts.tolist()]
     shard.close()
 
@@ -161,10 +161,10 @@ def test_tokens_outside_the_vocabulary_are_refused_where_they_are_read(tmp_path:
     tokens.tofile(tmp_path / "a.bin")
     [shard] = shards_of(token_files("nanogpt", tmp_path, dtype=dtype))
     out = np.zeros((1, 10), dtype=np.int64)
-    shard.read(np.array([0]), out)
+    shard.read(np.array([0]), out, np.array([0]))
     assert out[0].tolist() == tokens[:10].tolist()
     with pytest.raises(InputError, match=f"token {place} is {token}, the vocabulary ends at 50256"):
-        shard.read(np.array([place - 5]), out)
+        shard.read(np.array([place - 5]), out, np.array([0]))
 
 
 def test_a_file_that_changed_after_opening_is_refused(tmp_path: Path) -> None:

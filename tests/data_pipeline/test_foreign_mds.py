@@ -95,7 +95,7 @@ def test_windows_are_slices_of_all_samples_of_a_shard(tmp_path_factory, form: st
     starts = np.array(data.draw(st.lists(st.integers(0, len(tokens) - length), min_size=1, max_size=4)))
     out = np.zeros((len(starts), length), dtype=np.uint16)
     shard.will_need(starts, length)
-    shard.read(starts, out)
+    shard.read(starts, out, np.arange(len(starts)))
     assert out.tolist() == [tokens[start : start + length].tolist() for start in starts.tolist()]
     ends = np.cumsum(LENGTHS[number]).tolist()
     start, stop = int(starts[0]), int(starts[0]) + length

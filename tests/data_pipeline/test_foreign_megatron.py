@@ -72,7 +72,7 @@ def test_windows_and_their_documents_are_those_that_were_written(tmp_path_factor
     start = data.draw(st.integers(0, len(whole) - 1))
     stop = data.draw(st.integers(start + 1, len(whole)))
     out = np.zeros((1, stop - start), dtype=np.int64)
-    shard.read(np.array([start]), out)
+    shard.read(np.array([start]), out, np.array([0]))
     assert out[0].tolist() == whole[start:stop].tolist()
     ends = np.cumsum([sum(each) for each in lengths]).tolist()
     expected = [

@@ -130,5 +130,5 @@ def shard_of(folder: Path, manifest: Manifest) -> PreparedShard:
 
 def read(shard: PreparedShard, start: int, length: int) -> list[int]:
     out = np.zeros((1, length), dtype=np.int64)
-    shard.read(np.array([start]), out)
+    shard.read(np.array([start]), out, np.array([0]))
     return out[0].tolist()

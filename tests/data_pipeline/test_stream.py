@@ -44,7 +44,7 @@ def test_windows_cover_each_shard_without_crossing_it(folder: Path) -> None:
             tokens = np.fromfile(folder / f"{name}/train/{at:05d}.tokens", "<u2")
             for start in range(0, (size - 1) // N_CTX * N_CTX, N_CTX):
                 out = np.zeros(N_CTX + 1, dtype=np.int64)
-                source.read(np.array([window]), out[None])
+                source.read(np.array([window]), out[None], np.array([0]))
                 assert out.tolist() == tokens[start : start + N_CTX + 1].tolist()
                 window += 1
         assert window == source.windows

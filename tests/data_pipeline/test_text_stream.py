@@ -92,7 +92,7 @@ def source(config: TextStream, tokenizer: Path, rank: int = 0, world: int = 1, *
 
 def windows(reading: TextStreamSource, count: int, n_ctx: int = N_CTX) -> list[list[int]]:
     out = np.zeros((count, n_ctx + 1), dtype=np.int64)
-    reading.read(out)
+    reading.read(out, np.arange(len(out)))
     return out.tolist()
 
 
@@ -141,7 +141,7 @@ def test_it_goes_on_exactly_from_any_state(tmp_path: Path, tokenizer: Path, kind
     states, expected, numbers = [whole.state()], [], []
     out = np.zeros((1, N_CTX + 1), dtype=np.int64)
     while whole.state()["batch"] is None or whole.state()["batch"]["epoch"] < 3:
-        numbers += whole.read(out).tolist()
+        numbers += whole.read(out, np.arange(len(out))).tolist()
         expected += out.tolist()
         states.append(json.loads(json.dumps(whole.state())))
     assert numbers == [world * at + world - 1 for at in range(len(numbers))]
@@ -153,7 +153,7 @@ def test_it_goes_on_exactly_from_any_state(tmp_path: Path, tokenizer: Path, kind
         reading.restore(state)
         assert reading.state() == state
         out = np.zeros((min(count, len(expected) - stop), N_CTX + 1), dtype=np.int64)
-        assert reading.read(out).tolist() == numbers[stop : stop + count]
+        assert reading.read(out, np.arange(len(out))).tolist() == numbers[stop : stop + count]
         assert out.tolist() == expected[stop : stop + count]
         return json.loads(json.dumps(reading.state()))
 
@@ -196,7 +196,7 @@ def test_the_processes_read_every_document_once_an_epoch(
         tokens, out = [], np.zeros((1, N_CTX + 1), dtype=np.int64)
         share = files * 12 // world
         while len(texts_of(tokens, tokenizer)) < share:
-            numbers += reading.read(out).tolist()
+            numbers += reading.read(out, np.arange(len(out))).tolist()
             tokens += out[0, bool(tokens) :].tolist()
         seen += texts_of(tokens, tokenizer)[:share]
     assert sorted(seen) == sorted(sum(texts, []))
