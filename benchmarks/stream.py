@@ -47,8 +47,9 @@ WHAT = (
     "end over nine tenths of their pass at most; ours and NumPy's go on. Megatron's also holds labels, masks and "
     "positions, which the others leave to the training. Memory is the most that a process and its workers held at a "
     "time that is no file's (RssAnon, looked at every 20 ms; pages that workers share with their parent count for "
-    "each), imports included; over the imports is what came on top. Files are local, uncompressed and in the page cache; "
-    "caches and indices that a library keeps on disk are there. Tokens are made up: Zipf's law, log-normal documents."
+    "each), imports included; over the imports is what came on top. Files are local, uncompressed and in the page "
+    "cache; caches and indices that a library keeps on disk are there. Tokens are made up: Zipf's law, log-normal "
+    "documents."
 )
 
 

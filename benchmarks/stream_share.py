@@ -17,6 +17,7 @@ from datetime import date
 from itertools import pairwise
 from pathlib import Path
 
+import torch
 from step import machine
 
 from data_pipeline.loader import Loader
@@ -69,7 +70,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, help="folder for DATE-stream-share-cpu.md")
     options = parser.parse_args()
-    where, waits, costs, steps_of = machine("cpu", 1), [], [], []
+    where, waits, costs, steps_of = machine("cpu", torch.get_num_threads()), [], [], []
     with tempfile.TemporaryDirectory() as name:
         train(Path(name), 0)  # prepares the sample
         for number in range(1, options.rounds + 1):

@@ -7,6 +7,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(//|:)")
+
+
 def _beside_its_file(value: Any) -> Any:
     """Joins a relative path to the folder of the YAML file that it was read from.
 
@@ -16,6 +19,8 @@ def _beside_its_file(value: Any) -> Any:
     """
     if not isinstance(value, str | Path):
         return value
+    if _URL.match(str(value)):
+        raise ValueError("is a URL; name a file or folder of this machine")
     try:
         return Path(getattr(value, "folder", Path.cwd())) / Path(value).expanduser()
     except RuntimeError:
@@ -25,11 +30,9 @@ def _beside_its_file(value: Any) -> Any:
 FilePath = Annotated[Path, BeforeValidator(_beside_its_file)]
 """A path that is relative to the YAML file it stands in."""
 
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://")
-
 
 def _url_or_path(value: Any) -> Any:
-    if isinstance(value, str) and re.match(r"[a-z][a-z0-9+.-]*://[^/]*@", value):
+    if isinstance(value, str) and re.match(r"[A-Za-z][A-Za-z0-9+.:-]*//[^/]*@", value):
         raise ValueError("holds a user or password, and is written into the run folder; put them into the environment")
     return str(value) if isinstance(value, str) and _URL.match(value) else _beside_its_file(value)
 
@@ -41,4 +44,6 @@ Location = Annotated[Path | str, BeforeValidator(_url_or_path)]
 class Section(BaseModel):
     """A part of a configuration: unknown keys are errors, values do not change once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, hide_input_in_errors=True
+    )

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 from data_pipeline.errors import InputError
 
@@ -53,7 +54,8 @@ class RemoteFolder:
 
         Raises InputError for a URL whose package is not installed and for options that the store does not take.
         """
-        self._shown, self._closed = _without_password(origin.rstrip("/")), closed
+        self._shown, self._closed = without_password(origin.rstrip("/")), closed
+        self._user = match[0][2:] if (match := _USER.search(origin)) else None
         self._store, self._path = self._open(origin, dict(storage or {}))
         self.identity = str(self._store.unstrip_protocol(self._path)).rstrip("/")
         """The same for every way of writing the folder's name."""
@@ -66,11 +68,11 @@ class RemoteFolder:
             store, path = url_to_fs(origin, **storage)
         except ImportError as error:
             package = PACKAGES.get(protocol)
-            mend = f"`pip install '{package}'`" if package else f"install what it needs ({_reason(error)})"
+            mend = f"`pip install '{package}'`" if package else f"install what it needs ({self._reason(error)})"
             raise InputError(f"{self._shown}: {protocol}:// takes a package that is not installed; {mend}") from None
         except Exception as error:
             raise InputError(
-                f"{self._shown}: cannot be opened ({_reason(error)}); check the URL and data.storage"
+                f"{self._shown}: cannot be opened ({self._reason(error)}); check the URL and data.storage"
             ) from None
         return store, str(path).rstrip("/")
 
@@ -86,14 +88,20 @@ class RemoteFolder:
     def pieces(self, name: str, size: int) -> Iterator[bytes]:
         """The `size` bytes of a file, range by range.
 
-        Raises DamageError where it ends too early, and as `read` does.
+        Raises DamageError where it ends too early, InputError where it goes on, and as `read` does.
         """
         at = 0
         while at < size:
             stop = min(at + RANGE, size)
-            data = self._watched(name, lambda: self._store.cat_file(f"{self._path}/{name}", start=at, end=stop))  # noqa: B023
-            if at == 0 and len(data) == size:
+            asked = stop + (stop == size)  # one byte more tells of a file that goes on
+            data = self._watched(name, lambda: self._store.cat_file(f"{self._path}/{name}", start=at, end=asked))  # noqa: B023
+            if at == 0 and len(data) >= size:
                 stop = size  # a web server that knows no ranges
+            if stop == size and len(data) > stop - at:
+                raise InputError(
+                    f"{self.url(name)}: has more than the {size} bytes that its manifest says; "
+                    "it was replaced there: restore it or prepare the folder again"
+                )
             if len(data) != stop - at:
                 raise DamageError(f"gave {len(data)} bytes from {at} on instead of {stop - at}")
             yield data
@@ -130,13 +138,15 @@ class RemoteFolder:
     def _refuse(self, name: str, error: Exception) -> None:
         if isinstance(error, FileNotFoundError):
             raise InputError(
-                f"{self.url(name)}: is missing there ({_reason(error)}); check the path, restore it or prepare again"
+                f"{self.url(name)}: is missing there ({self._reason(error)}); "
+                "check the path, restore it or prepare again"
             ) from None
         status = getattr(error, "status", None) or getattr(error, "code", None)
         if isinstance(error, PermissionError) or status in DENIED or "Credentials" in type(error).__name__:
             raise InputError(
-                f"{self.url(name)}: access was denied ({_reason(error)}); check the credentials in the environment "
-                "and what they allow; some stores answer so where there is no such file"
+                f"{self.url(name)}: access was denied ({self._reason(error)}); "
+                "check the credentials in the environment and what they allow; "
+                "some stores answer so where there is no such file"
             ) from None
 
     def retried(self, name: str, work: Callable[[], T]) -> T:
@@ -155,7 +165,7 @@ class RemoteFolder:
                 delay = min(FIRST_DELAY * 2 ** (attempt - 1), LONGEST_DELAY) * random.uniform(0.5, 1.5)
                 log.warning(
                     "%s: %s; attempt %d of %d, the next in %.1f s",
-                    *(self.url(name), _reason(error), attempt, ATTEMPTS, delay),
+                    *(self.url(name), self._reason(error), attempt, ATTEMPTS, delay),
                 )
                 if self._closed.wait(delay):
                     raise ClosedError(f"{self.url(name)}: was no longer wanted") from None
@@ -168,18 +178,23 @@ class RemoteFolder:
                 "restore it or prepare the folder again"
             )
         return InputError(
-            f"{self.url(name)}: cannot be fetched, {ATTEMPTS} attempts failed, the last with {_reason(error)}; "
+            f"{self.url(name)}: cannot be fetched, {ATTEMPTS} attempts failed, the last with {self._reason(error)}; "
             "check the store and the way to it, then resume"
         )
 
+    def _reason(self, error: Exception) -> str:
+        """Each store has errors of its own; what they have in common is a message, which may quote the URL."""
+        text = without_password(" ".join(str(error).split()))
+        for user in {self._user, self._user and unquote(self._user)} - {None}:
+            text = text.replace(str(user), "")  # a store that knows no users takes it for a part of the path
+        if isinstance(error, DamageError):
+            return text[:300]
+        return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
-def _without_password(text: str) -> str:
-    return re.sub(r"//[^/@\s]*@", "//", text)
+
+_USER = re.compile("//[^/]*@")
 
 
-def _reason(error: Exception) -> str:
-    """Each store has errors of its own; what they have in common is a message."""
-    text = " ".join(str(error).split())[:300]
-    if isinstance(error, DamageError):
-        return text
-    return _without_password(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+def without_password(text: str) -> str:
+    """The text without the user and password of the URLs in it."""
+    return _USER.sub("//", text)

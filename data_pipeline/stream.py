@@ -5,6 +5,7 @@ another micro-batch can neither repeat nor drop a sequence, and a trillion token
 Only a source that is text until it is read keeps a place of its own, in each process.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -98,6 +99,8 @@ class Stream:
         self.sources, self.schedule, self.vocabulary = tuple(sources), schedule, vocabulary
         self.identity, self.seed, self.n_ctx = identity, seed, n_ctx
         self.held_out, self.dtype, self._cache = tuple(held_out), token_type(vocabulary.size), cache
+        self.read_seconds = dict.fromkeys(schedule.names, 0.0)
+        """How long the sources have been read for so far, waits for disk, network and tokeniser included."""
         self.texts = {source.name: source for source in sources if not isinstance(source, Source)}
 
     @property
@@ -134,11 +137,13 @@ class Stream:
         """
         out = np.empty((len(located.position), self.n_ctx + 1), dtype=self.dtype)
         for each in np.flatnonzero(np.bincount(located.source)).tolist():
+            began = time.perf_counter()
             rows, source = np.flatnonzero(located.source == each), self.sources[each]
             if isinstance(source, Source):
                 source.read(located.window[rows], out, rows)
             else:
                 located.window[rows] = source.read(out, rows)
+            self.read_seconds[source.name] += time.perf_counter() - began
         return out
 
     def will_need(self, located: Located) -> None:

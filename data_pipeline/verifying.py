@@ -28,9 +28,8 @@ def verify_url(url: str) -> list[str]:
     from data_pipeline.remote_files import RemoteFolder
 
     remote = RemoteFolder(url, None, threading.Event())
-    manifest = Manifest.parse(
-        remote.retried("manifest.json", lambda: remote.read("manifest.json")), f"{url}/manifest.json"
-    )
+    data = remote.retried("manifest.json", lambda: remote.read("manifest.json"))
+    manifest = Manifest.parse(data, remote.url("manifest.json"))
     return [fault for name, entry in manifest.files().items() if (fault := _fault(remote, name, entry))]
 
 

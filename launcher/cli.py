@@ -208,10 +208,10 @@ def _run() -> int:
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 1
     except InputError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")  # at once: the lines of several ranks mix otherwise
         return 2
     except RunError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return 1
     except OSError as error:
         print(f"failed: {error}", file=sys.stderr)

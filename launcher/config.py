@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from data_pipeline.config import DataConfig, Recipe
 from data_pipeline.config_base import Section
 from data_pipeline.errors import InputError
+from data_pipeline.remote_files import without_password
 from launcher.yaml_file import override, read_yaml, write_yaml
 from model.config import ModelConfig
 from training.config import CheckpointConfig, MetricsConfig, TrainConfig, ValidationConfig, ZeroConfig
@@ -85,7 +86,7 @@ def _validate(model: type[Config], tree: dict[str, Any], path: Path) -> Config:
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        mistakes = [_explain(model, each) for each in error.errors()]
+        mistakes = [without_password(_explain(model, each)) for each in error.errors()]
         raise InputError("\n".join(f"{path}: {mistake}" for mistake in mistakes)) from None
 
 
@@ -107,8 +108,15 @@ def _explain(model: type[BaseModel], error: Any) -> str:
         return f"{dotted}: is missing"
     if error["type"] == "string_type":
         message = "should be text; put it in quotes"
-    found = "" if isinstance(error["input"], dict) or not dotted else f" (it is {str(error['input'])!r})"
-    return f"{dotted}: {message}{found}" if dotted else message
+    return f"{dotted}: {message}{_found(dotted, error['input'])}" if dotted else message
+
+
+def _found(dotted: str, value: Any) -> str:
+    """What was written, unless it is long or may hold a secret: a mapping, or anything of data.storage."""
+    parts = value if isinstance(value, list) else [value]
+    if any(isinstance(part, dict | list) for part in parts) or f"{dotted}.".startswith("data.storage."):
+        return ""
+    return f" (it is {str(value)!r})"
 
 
 def _follow(model: type[BaseModel], loc: tuple[Any, ...]) -> tuple[list[str], list[type[BaseModel]]]:

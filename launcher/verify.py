@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from data_pipeline.errors import InputError
+from data_pipeline.remote_files import without_password
 from data_pipeline.verifying import verify_folder, verify_url
 
 
@@ -13,7 +14,7 @@ def verify_path(name: str) -> str:
     Raises InputError with a line for each file that is not what its manifest says.
     """
     if "://" in name:
-        return _told(verify_url(name), name, "prepared folder")
+        return _told(verify_url(name), without_password(name), "prepared folder")
     from training import checkpoint
 
     folder = checkpoint.find(name)

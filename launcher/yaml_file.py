@@ -13,6 +13,7 @@ from data_pipeline.errors import InputError
 SIZES = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _SIZE = re.compile(r"^([0-9][0-9_]*(?:\.[0-9]+)?)(k|M|G|T|Ki|Mi|Gi|Ti)$")
 _FLOAT = re.compile(r"^[-+]?(?:[0-9][0-9_]*(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
+_NO_KEY = re.compile(r"[^\w.-]")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -82,7 +83,16 @@ def _parse(text: str, folder: Path | None, origin: str) -> Any:
         loader.folder = folder
         return loader.get_single_data()
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-99-99
-        raise InputError(f"{origin}: {' '.join(str(error).split())}") from None
+        raise InputError(f"{origin}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong and where, without the text that stands there: it may be a password."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return " ".join(str(error).split())
+    mark = error.problem_mark or error.context_mark
+    what = re.sub(r"(alias|tag) '.*'", r"\1", " ".join(filter(None, (error.context, error.problem))))
+    return f"{what}, in line {mark.line + 1}, column {mark.column + 1}" if mark else what
 
 
 def merge(below: Any, above: Any) -> Any:
@@ -121,8 +131,8 @@ def override(tree: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
     for assignment in assignments:
         dotted, equals, value = assignment.partition("=")
         if not equals or not all(dotted.split(".")):
-            raise InputError(f"{assignment!r}: is no assignment; write it like train.lr=3e-4")
-        above = _parse(value, None, assignment)
+            raise InputError(f"{_NO_KEY.split(assignment)[0]!r}: is no assignment; write it like train.lr=3e-4")
+        above = _parse(value, None, f"{dotted}=…")
         for key in reversed(dotted.split(".")):
             above = {key: above}
         tree = merge(tree, above)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,11 +22,11 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     return bool(told.item())
 
 
-def largest(value: float, device: torch.device) -> float:
-    """The largest `value` of all ranks."""
-    told = torch.tensor([value], dtype=torch.float64, device=device)
+def largest(values: Sequence[float], device: torch.device) -> list[float]:
+    """The largest of all ranks for each of `values`."""
+    told = torch.tensor(values, dtype=torch.float64, device=device)
     dist.all_reduce(told, op=dist.ReduceOp.MAX)
-    return float(told.item())
+    return told.tolist()
 
 
 def gather_rows(rows: Tensor) -> Tensor:

@@ -96,7 +96,11 @@ def _sources(line: dict[str, Any]) -> list[str]:
 
 def _waits(line: dict[str, Any]) -> list[str]:
     """A word on the wait for data, where there was one that a person would want to know of."""
-    return [f"waited {line['data_wait_seconds']:.1f} s for data"] if line["data_wait_seconds"] >= 0.1 else []
+    if line["data_wait_seconds"] < 0.1:
+        return []
+    reads = line["data_read_seconds_by_source"]
+    slowest = max(reads, key=reads.__getitem__)
+    return [f"waited {line['data_wait_seconds']:.1f} s for data ({slowest} was read for {reads[slowest]:.1f} s)"]
 
 
 def _by_source(losses: dict[str, float]) -> str:

@@ -23,13 +23,20 @@ class Metrics(Callback):
         self._every, self._sinks = config.every_steps, sinks
 
     def on_start(self, run: Run) -> None:
-        self._time, self._tokens, self._waited = time.perf_counter(), run.tokens, run.waited
+        self._note(run)
+
+    def _note(self, run: Run) -> None:
+        """What the next line counts from."""
+        self._time, self._tokens = time.perf_counter(), run.tokens
+        self._waited, self._read = run.waited, dict(run.stream.read_seconds)
 
     def on_step(self, run: Run, result: StepResult) -> None:
         if run.progress.step % self._every and not run.finished and not run.fields:
             return
         settled = run.ledger.take()
         seconds = time.perf_counter() - self._time
+        reads = [run.stream.read_seconds[name] - self._read[name] for name in run.stream.names]
+        waited, *reads = largest([run.waited - self._waited, *reads], run.engine.device)
         line = {
             "step": run.progress.step,
             "tokens": run.tokens,
@@ -43,13 +50,14 @@ class Metrics(Callback):
             "grad_norm": result.grad_norm,
             "batch_tokens": run.config.batch_tokens,
             "tokens_per_second": (run.tokens - self._tokens) / seconds,
-            "data_wait_seconds": largest(run.waited - self._waited, run.engine.device),
+            "data_wait_seconds": waited,
+            "data_read_seconds_by_source": dict(zip(run.stream.names, reads, strict=True)),
             "memory_gb": _peak_memory_gb(run.engine.device),
             **run.fields,
             "data_hash": run.ledger.data_hash,
         }
         run.fields.clear()
-        self._time, self._tokens, self._waited = time.perf_counter(), run.tokens, run.waited
+        self._note(run)
         if run.engine.rank == 0:
             for sink in self._sinks:
                 sink(line)

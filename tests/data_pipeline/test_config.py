@@ -33,3 +33,13 @@ def test_a_run_names_a_folder_or_a_recipe() -> None:
         DataConfig.model_validate({"mixture": {"a": 1}})
     data = DataConfig.model_validate({"prepare": "recipes/mine.yaml", "mixture": {"a": 1}})
     assert data.folder.parts[-2:] == ("prepared", "mine")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"path": "https://me:hush@h/p"}, {"storage": "hush"}, {"storage": ["hush"]}, {"storage": {"secret": "hush"}}],
+)
+def test_what_a_mistaken_section_says_of_itself_holds_no_secret(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as error:
+        DataConfig.model_validate({"mixture": {"a": 1}, "prepare": "x.yaml"} | wrong)
+    assert "hush" not in str(error.value)

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
 
@@ -11,10 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_pipeline import read_ahead
 from data_pipeline.config import PhaseConfig
 from data_pipeline.data_hash import begin, extend
 from data_pipeline.errors import InputError
 from data_pipeline.loader import Loader
+from data_pipeline.source import Source
 from data_pipeline.stream import Stream, StreamState
 from folder import stream_of_folder, write_folder
 
@@ -115,17 +119,6 @@ def test_a_range_that_is_skipped_later_changes_nothing_before_it(folder, sizes, 
     assert rest == expected(folder, skipped, sizes[stop:])
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 4, 6, 8, 12])
-def test_the_global_batches_are_those_of_an_elastic_partition(folder: Path, world: int) -> None:
-    """Of MosaicML's elastic determinism: batch b has samples b * B to (b + 1) * B - 1 for every number of ranks."""
-    loaders = [Loader(stream_of(folder), StreamState(), 24, 2, rank, world) for rank in range(world)]
-    for step in range(5):
-        positions = [p for loader in loaders for p in next(iter(loader)).located.position.tolist()]
-        assert sorted(positions) == list(range(step * 24, (step + 1) * 24))
-    for loader in loaders:
-        loader.close()
-
-
 def test_the_stream_ends_with_its_last_whole_batch(folder: Path) -> None:
     stops = stream_of(folder, phases=None, mixture={"b": 1.0}, max_epochs={"b": 2}, exhausted="stop")
     loader = Loader(stops, StreamState(), 9, 4)
@@ -219,3 +212,88 @@ def test_real_processes_read_the_same_run_on_two_then_three_then_one(tmp_path: P
     running = begin(stream_of(tmp_path / "prepared").identity, N_CTX)
     _, hashed, _ = consumed(tmp_path / "prepared", [13] * 20, 1, 13, StreamState())
     assert data_hash == extend(running, hashed)
+
+
+@pytest.fixture
+def hanging(monkeypatch) -> Iterator[tuple[threading.Event, threading.Event]]:
+    """Reads hang: an event that is set when one has begun, and one that lets go of it."""
+    begun, let_go = threading.Event(), threading.Event()
+
+    def read(*_: object) -> None:
+        begun.set()
+        let_go.wait(60)  # so that a close that waits for it fails instead of hanging
+        raise InputError("let go")
+
+    monkeypatch.setattr(Source, "read", read)
+    yield begun, let_go
+    let_go.set()
+
+
+def reading_threads() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name == "read-ahead" and each.is_alive()]
+
+
+def test_a_read_that_hangs_is_left_alone_when_the_loader_closes(folder: Path, monkeypatch, hanging) -> None:
+    monkeypatch.setattr(read_ahead, "PATIENCE", 0.05)
+    begun, let_go = hanging
+    stream, before = stream_of(folder), reading_threads()
+    loader = Loader(stream, StreamState(), 4, 4)
+    begun.wait()
+    loader.close()
+    (left,) = set(reading_threads()) - set(before)
+    stream.close()  # what it reads from may be closed under it
+    let_go.set()
+    left.join()
+    assert list(loader) == []
+
+
+def test_a_loader_whose_reads_end_closes_at_once(folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr(read_ahead, "PATIENCE", 3600.0)
+    before = reading_threads()
+    for taken in range(3):
+        loader = Loader(stream_of(folder), StreamState(), 4, 4)
+        for _ in range(taken):
+            next(loader)
+        loader.close()
+        assert set(reading_threads()) <= set(before)
+
+
+HANGING = """
+import sys
+import threading
+import time
+from pathlib import Path
+
+sys.path.append(sys.argv[2])
+
+from data_pipeline import read_ahead
+from data_pipeline.loader import Loader
+from data_pipeline.source import Source
+from data_pipeline.stream import StreamState
+from test_loader import stream_of
+
+begun = threading.Event()
+
+
+def read(*_):
+    begun.set()
+    threading.main_thread().join()
+    time.sleep(60)  # nobody should wait for this
+    print("outlived the process")
+
+
+Source.read = read
+read_ahead.PATIENCE = 0.05
+stream = stream_of(Path(sys.argv[1]))
+loader = Loader(stream, StreamState(), 4, 4)
+begun.wait()
+loader.close()
+stream.close()
+print("closed")
+"""
+
+
+def test_a_process_ends_though_a_read_hangs(folder: Path) -> None:
+    command = [sys.executable, "-P", "-c", HANGING, str(folder), str(Path(__file__).parent)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout == "closed\n"

@@ -20,7 +20,7 @@ def mapped(path: Path, tokens: np.ndarray = TOKENS, checked: list[int] | None = 
 
 def windows(tokens: MappedTokens, starts: list[int], length: int) -> np.ndarray:
     out = np.zeros((len(starts), length), dtype=np.uint32)
-    tokens.read(np.array(starts), out)
+    tokens.read(np.array(starts), out, np.arange(len(starts)))
     return out
 
 
@@ -130,3 +130,15 @@ def test_tokens_outside_of_the_vocabulary_are_named_by_their_place(tmp_path: Pat
         values[3] = -1
         with pytest.raises(InputError, match="t: token 3 is -1, the vocabulary ends at 299"):
             check(0, values.tobytes()[:BLOCK])
+
+
+def test_a_failed_read_that_is_still_being_told_keeps_nobody_from_closing(tmp_path: Path) -> None:
+    """Its traceback holds views of the map, which cannot be closed until it has gone."""
+    tokens = mapped(tmp_path / "t")
+    tokens._check = lambda block, data: write_over(tmp_path / "t")
+    with pytest.raises(InputError, match="t: was changed while") as told:
+        windows(tokens, [0], 10)
+    assert any("windows" in each.frame.f_locals for each in told.traceback)
+    tokens.close()
+    tokens._check = lambda block, data: None
+    assert windows(tokens, [100], 10)[0].tolist() == TOKENS[100:110].tolist()

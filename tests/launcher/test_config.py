@@ -455,3 +455,52 @@ def test_dump_holds_every_default(write: Any) -> None:
     assert set(tree) == set(RunConfig.model_fields)
     assert tree["checkpoint"]["keep"] == {"last": 3}
     assert tree["train"]["weight_decay"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("data.path=https://me:hush@h/p", "data.path: holds a user or password"),
+        ("data.path=https://me:a@hush@h/p", "data.path: holds a user or password"),
+        ("data.path=https://me:hu hush@h/p", "data.path: holds a user or password"),
+        ("data.path=[https://me:hush@h/p]", "data.path"),
+        ("data.path={url: 's3://b', secret: hush}", "data.path"),
+        ("data.storage=hush", "data.storage: "),
+        ("data.storage=[hush]", "data.storage: "),
+        ("data.storage={[hush]: hush}", "data.storage=…: "),
+        ("data.storage={key: hush, secret: 'hush}", "data.storage=…: "),
+        ("data.storage={secret: *hush}", "data.storage=…: "),
+        ("data.storage={secret: !hush hush}", "data.storage=…: "),
+        ("data.storage:{secret: hush}", "'data.storage': is no assignment"),
+        ("data..storage={secret: hush}", "'data..storage': is no assignment"),
+        ("data.storge={secret: hush}", "data.storge: is no known key; did you mean storage?"),
+        ("data={path: p, storage: {secret: hush}}", "data: "),
+        ("data=[{storage: {secret: hush}}]", "data: "),
+        ("data=https://me:hush@h/p", "data: "),
+        ("data={path: p, https://me:hush@h/p}", "data.https://h/p: is no known key"),
+        ("data.cache=s3://me:hush@h/p", "data.cache: "),
+        ("data.cache={path: s3://me:hush@h/p, size: 1G}", "data.cache.path: is a URL; name a file or folder of this"),
+        ("data.path=S3://me:hush@h/p", "data.path: holds a user or password"),
+        ("data.path=simplecache::s3://me:hush@h/p", "data.path: holds a user or password"),
+    ],
+)
+def test_no_mistake_shows_a_secret(write: Any, wrong: str, said: str) -> None:
+    with pytest.raises(InputError) as error:
+        load_run(write(RUN), [wrong])
+    assert said in str(error.value) and "hush" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["{key: hush, secret: 'hush}", "{secret: *hush}", "[hush}", "@hush", "a: hush"])
+def test_no_mistake_of_yaml_shows_a_secret(write: Any, value: str) -> None:
+    path = write(RUN.replace("data: {path: prepared,", f"data: {{storage: {value}, path: prepared,"))
+    with pytest.raises(InputError, match=rf"^{path}: .*, in line \d, column \d+$") as error:
+        load_run(path)
+    assert "hush" not in str(error.value)
+
+
+def test_a_secret_of_the_environment_is_not_shown_either(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THALWEG_SECRET", "hush")
+    for wrong in ("data.storage=${THALWEG_SECRET}", "data.path=s3://me:${THALWEG_SECRET}@h/p"):
+        with pytest.raises(InputError) as error:
+            load_run(write(RUN), [wrong])
+        assert "hush" not in str(error.value)

@@ -30,7 +30,7 @@ def test_phases_are_kept_on_any_number_of_processes_and_told_in_every_line(run: 
             assert abs(tokens - target) < 16 * (2 + 2.5)
             assert line["share_by_source"][name] == pytest.approx(tokens / line["tokens"])
             assert line["epochs_by_source"][name] == pytest.approx(tokens / 16 / count)
-        assert line["data_wait_seconds"] >= 0
+        assert line["data_wait_seconds"] >= 0 and set(line["data_read_seconds_by_source"]) == set(windows)
     assert lines[5]["tokens_by_source"] == {"a": 480, "b": 0, "c": 0}
     at_end = {name: lines[-1]["tokens_by_source"][name] - lines[11]["tokens_by_source"][name] for name in "abc"}
     assert at_end == {"a": 0, "b": 320, "c": 320}

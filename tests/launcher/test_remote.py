@@ -49,6 +49,8 @@ def test_local_remote_and_staged_data_give_the_same_run_whatever_happens_on_the_
     assert [line["data_hash"] for line in metrics(tmp_path / "remote")] == local
     assert all(line["data_wait_seconds"] >= 0 for line in metrics(tmp_path / "remote"))
     assert sum(line["data_wait_seconds"] for line in metrics(tmp_path / "remote")) > 0.1
+    read = [line["data_read_seconds_by_source"] for line in metrics(tmp_path / "remote")]
+    assert sum(sum(each.values()) for each in read) > 0.1 and all(set(each) == set(SHARDS) for each in read)
     for cache in ("cache", "staging"):
         held = sum(
             path.stat().st_size

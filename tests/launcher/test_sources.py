@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from processes import metrics, started, thalweg, wait_for, write_run
+from folder import write_folder
+from processes import VOCAB_SIZE, metrics, started, thalweg, wait_for, write_run
 
 WORDS = ("the", "stream", "runs", "along", "a", "line", "of", "steepest", "descent", "and", "carries", "sand")
 
@@ -80,3 +81,17 @@ def test_a_shard_that_changes_or_goes_under_a_running_job_ends_it_by_name(run: P
         assert process.returncode == 2, told
     errors = [line for line in told.splitlines() if str(shard) in line]
     assert errors and all(line.startswith(f"{shard}: {said}") for line in errors) and "Traceback" not in told
+
+
+@pytest.mark.slow
+def test_a_rank_that_opened_other_data_than_rank_0_is_named(run: Path) -> None:
+    """As of two machines, where the same path is not the same folder."""
+    prepared = run.parent / "prepared"
+    tokenizer = (prepared / "tokenizer.json").read_text()
+    for rank, last in enumerate((500, 900)):
+        shards = {"a": [4000, 3000], "b": [2000], "c": [last]}
+        write_folder(run.parent / f"of{rank}", shards, VOCAB_SIZE, validation=400, tokenizer=tokenizer)
+    arguments = ["launch", run, "--processes", 2, "data.path=of${RANK}"]
+    _, said = thalweg(*arguments, cwd=run.parent, code=2, RANK="0")
+    assert "data: rank 1 opened other data than rank 0; give all machines the same, and start anew" in said
+    assert "Traceback" not in said and not (run.parent / "runs/t/metrics.jsonl").exists()
