@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(//|:)")
 
 
