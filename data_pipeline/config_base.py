@@ -1,12 +1,11 @@
 """What every section of a configuration is built on."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(//|:)")
+from data_pipeline.urls import is_url, user_of
 
 
 def _beside_its_file(value: Any) -> Any:
@@ -18,7 +17,7 @@ def _beside_its_file(value: Any) -> Any:
     """
     if not isinstance(value, str | Path):
         return value
-    if _URL.match(str(value)):
+    if is_url(str(value)):
         raise ValueError("is a URL; name a file or folder of this machine")
     try:
         return Path(getattr(value, "folder", Path.cwd())) / Path(value).expanduser()
@@ -31,9 +30,9 @@ FilePath = Annotated[Path, BeforeValidator(_beside_its_file)]
 
 
 def _url_or_path(value: Any) -> Any:
-    if isinstance(value, str) and re.match(r"[A-Za-z][A-Za-z0-9+.:-]*//[^/]*@", value):
+    if isinstance(value, str) and is_url(value) and user_of(value):
         raise ValueError("holds a user or password, and is written into the run folder; put them into the environment")
-    return str(value) if isinstance(value, str) and _URL.match(value) else _beside_its_file(value)
+    return str(value) if isinstance(value, str) and is_url(value) else _beside_its_file(value)
 
 
 Location = Annotated[Path | str, BeforeValidator(_url_or_path)]

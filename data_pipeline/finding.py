@@ -11,6 +11,9 @@ from typing import NoReturn
 
 from data_pipeline.errors import InputError
 
+LOST = "lost+found"
+"""What stands at the top of many disks, closed to all but root, and holds nobody's data."""
+
 _MAGIC = frozenset("*?[")
 
 
@@ -79,7 +82,7 @@ def _folders(top: Path, *, hidden: bool = True) -> Iterator[tuple[Path, list[str
                     folders.clear()
                     continue
                 seen.add(real)
-                folders[:] = [name for name in folders if hidden or not _is_hidden(name)]
+                folders[:] = [name for name in folders if name != LOST and (hidden or not _is_hidden(name))]
                 links += [link for name in folders if (link := Path(folder, name)).is_symlink()]
                 yield Path(folder), others
         tops = links
@@ -100,7 +103,7 @@ def _matching(base: Path, parts: Sequence[str]) -> Iterator[Path]:
             yield from _matching(folder, rest or ("*",))
     else:
         for name in fnmatch.filter([each.name for each in base.iterdir()], part):
-            if _is_hidden(part) or not _is_hidden(name):
+            if name != LOST and (_is_hidden(part) or not _is_hidden(name)):
                 yield from _matching(base / name, rest)
 
 

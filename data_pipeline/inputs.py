@@ -72,17 +72,24 @@ def find(recipe: Recipe, work: Path) -> list[Inputs]:
         else:
             files = []
             for path in config.paths:
-                # Resolved, so that a file which is reached on two ways counts once.
-                files += (at_path := [each.resolve() for each in files_of_kind(path, SUFFIXES[config.kind], log)])
+                files += (at_path := files_of_kind(path, SUFFIXES[config.kind], log))
                 if not at_path:
                     missing.append(f"sources.{name}.paths: {path}")
-        unique = sorted(set(files))
+        unique = _once(files)
         found.append(Inputs(name, config, tuple(zip(unique, names_of(unique), strict=True))))
     if missing:
         raise MissingInputError(
             f"{'; '.join(missing)}: no such file, or no file matches; mend the path or fetch the corpus"
         )
     return found
+
+
+def _once(files: Sequence[Path]) -> list[Path]:
+    """Sorted, and once where one is reached on several ways, by the name that tells how it is compressed."""
+    found: dict[Path, Path] = {}
+    for file in files:
+        found.setdefault(file.resolve(), file.absolute())
+    return sorted(found.values())
 
 
 def plan_of(recipe: Recipe, inputs: Sequence[Inputs]) -> dict[str, Any]:

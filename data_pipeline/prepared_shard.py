@@ -56,13 +56,12 @@ class PreparedShard:
             paths = self._cache.fetch_together(files)
             try:
                 return opened(*paths)
-            except (InputError, FileNotFoundError):
-                if all(path.exists() for path in paths):
-                    raise
-            log.warning("%s: went before it was opened, attempt %d of %d", self.name, attempt + 1, ATTEMPTS)
+            except (InputError, FileNotFoundError) as error:
+                log.warning("%s: attempt %d of %d: %s", self.name, attempt + 1, ATTEMPTS, error)
+                last = error
         raise InputError(
-            f"{self.name}: went from the cache {ATTEMPTS} times before it was opened; where other runs use the cache, "
-            "too, make data.cache.size larger, or name a folder of its own in data.cache.path"
+            f"{self.name}: could not be opened in the cache {ATTEMPTS} times, at last for: {last}; where it goes to "
+            "make room for other runs, make data.cache.size larger, or name a folder of its own in data.cache.path"
         )
 
     def _open(self) -> None:
@@ -72,12 +71,16 @@ class PreparedShard:
             self._checksums = checksums
 
     def _mapped_and_checksums(self, crc: Path, tokens: Path) -> npt.NDArray[np.uint32]:
-        if fault := self._entry.files[".crc"].fault(crc):
-            if self._cache is not None:
-                crc.unlink(missing_ok=True)  # this disk damaged it: it is fetched anew
-            raise InputError(f"{fault}; restore it or prepare again")
+        self._refuse_damage(".crc", crc)
         self._mapped.open()
         return np.fromfile(crc, "<u4")
+
+    def _refuse_damage(self, suffix: str, path: Path) -> None:
+        """Raises InputError for a file that is not what the manifest says; one in a cache is fetched anew then."""
+        if fault := self._entry.files[suffix].fault(path):
+            if self._cache is not None:
+                path.unlink(missing_ok=True)
+            raise InputError(f"{fault}; restore it or prepare again")
 
     def _refuse_foreign_tokens(self) -> None:
         """By what was found when the shard was written: the checksums prove that its tokens are still the same."""
@@ -120,8 +123,7 @@ class PreparedShard:
         import pyarrow.parquet as pq  # takes longer than all else of a start
 
         for suffix, path in zip(LISTS, (offsets, origins), strict=True):
-            if fault := self._entry.files[suffix].fault(path):
-                raise InputError(f"{fault}; restore it or prepare again")
+            self._refuse_damage(suffix, path)
         return np.fromfile(offsets, "<i8"), pq.read_table(origins)
 
     def documents(self, start: int, stop: int) -> list[Document]:

@@ -6,7 +6,6 @@ Reads are watched, so that a store that stops answering is given up; what may be
 import logging
 import queue
 import random
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from data_pipeline.errors import InputError
+from data_pipeline.urls import user_of, without_password
 
 ATTEMPTS = 5
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
@@ -26,6 +26,9 @@ SMALL = 2**28
 """Bytes that a file may have that is read whole: the manifest of some 300 000 shards."""
 POLL = 0.1
 """Seconds in which a wait notices that it shall end."""
+
+SHORTEST_SECRET = 4
+"""Characters from which on an option's value is hidden; shorter ones would blank half of a message."""
 
 PACKAGES = {
     "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs",
@@ -55,7 +58,7 @@ class RemoteFolder:
         Raises InputError for a URL whose package is not installed and for options that the store does not take.
         """
         self._shown, self._closed = without_password(origin.rstrip("/")), closed
-        self._user = match[0][2:] if (match := _USER.search(origin)) else None
+        self._secrets = _secrets(origin, storage)
         self._store, self._path = self._open(origin, dict(storage or {}))
         self.identity = str(self._store.unstrip_protocol(self._path)).rstrip("/")
         """The same for every way of writing the folder's name."""
@@ -95,9 +98,9 @@ class RemoteFolder:
             stop = min(at + RANGE, size)
             asked = stop + (stop == size)  # one byte more tells of a file that goes on
             data = self._watched(name, lambda: self._store.cat_file(f"{self._path}/{name}", start=at, end=asked))  # noqa: B023
-            if at == 0 and len(data) >= size:
-                stop = size  # a web server that knows no ranges
-            if stop == size and len(data) > stop - at:
+            if len(data) == size:  # some web servers know no ranges, or none that reach beyond the end
+                data, stop = data[at:], size
+            if len(data) > size or (stop == size and len(data) == asked - at):
                 raise InputError(
                     f"{self.url(name)}: has more than the {size} bytes that its manifest says; "
                     "it was replaced there: restore it or prepare the folder again"
@@ -183,18 +186,26 @@ class RemoteFolder:
         )
 
     def _reason(self, error: Exception) -> str:
-        """Each store has errors of its own; what they have in common is a message, which may quote the URL."""
+        """Each store has errors of its own; what they have in common is a message, which may quote what it got."""
         text = without_password(" ".join(str(error).split()))
-        for user in {self._user, self._user and unquote(self._user)} - {None}:
-            text = text.replace(str(user), "")  # a store that knows no users takes it for a part of the path
+        for secret in self._secrets:
+            text = text.replace(secret, "…")
         if isinstance(error, DamageError):
             return text[:300]
         return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
 
-_USER = re.compile("//[^/]*@")
-
-
-def without_password(text: str) -> str:
-    """The text without the user and password of the URLs in it."""
-    return _USER.sub("//", text)
+def _secrets(origin: str, storage: Any) -> list[str]:
+    """What a message must not show, the longest first: the URL's user, and the texts among the store's options."""
+    # A store that knows no users takes it for a part of the path.
+    user = user_of(origin) or ""
+    found, rest = {user, unquote(user)}, [storage]
+    while rest:
+        value = rest.pop()
+        if isinstance(value, Mapping):
+            rest += value.values()
+        elif isinstance(value, list | tuple):
+            rest += value
+        elif isinstance(value, str):
+            found.add(value)
+    return sorted((each for each in found if len(each) >= SHORTEST_SECRET), key=len, reverse=True)

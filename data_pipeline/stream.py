@@ -6,7 +6,8 @@ Only a source that is text until it is read keeps a place of its own, in each pr
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -137,21 +138,29 @@ class Stream:
         """
         out = np.empty((len(located.position), self.n_ctx + 1), dtype=self.dtype)
         for each in np.flatnonzero(np.bincount(located.source)).tolist():
-            began = time.perf_counter()
             rows, source = np.flatnonzero(located.source == each), self.sources[each]
-            if isinstance(source, Source):
-                source.read(located.window[rows], out, rows)
-            else:
-                located.window[rows] = source.read(out, rows)
-            self.read_seconds[source.name] += time.perf_counter() - began
+            with self._timed(source.name):
+                if isinstance(source, Source):
+                    source.read(located.window[rows], out, rows)
+                else:
+                    located.window[rows] = source.read(out, rows)
         return out
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.read_seconds[name] += time.perf_counter() - began
 
     def will_need(self, located: Located) -> None:
         """Asks the kernel for the pages of sequences that will be read soon."""
         for each in np.flatnonzero(np.bincount(located.source)).tolist():
             source = self.sources[each]
             if isinstance(source, Source):
-                source.will_need(located.window[located.source == each])
+                with self._timed(source.name):  # it opens shards
+                    source.will_need(located.window[located.source == each])
 
     def fetch_ahead(self, located: Located, position: int) -> None:
         """Asks the cache, if there is one, for the shards of sequences and for those that come after `position`."""

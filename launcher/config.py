@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from data_pipeline.config import DataConfig, Recipe
 from data_pipeline.config_base import Section
 from data_pipeline.errors import InputError
-from data_pipeline.remote_files import without_password
+from data_pipeline.urls import without_password
 from launcher.yaml_file import override, read_yaml, write_yaml
 from model.config import ModelConfig
 from training.config import CheckpointConfig, MetricsConfig, TrainConfig, ValidationConfig, ZeroConfig

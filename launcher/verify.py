@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from data_pipeline.errors import InputError
-from data_pipeline.remote_files import without_password
+from data_pipeline.urls import without_password
 from data_pipeline.verifying import verify_folder, verify_url
 
 

@@ -91,7 +91,8 @@ def _reason(error: Exception) -> str:
     if not isinstance(error, yaml.MarkedYAMLError):
         return " ".join(str(error).split())
     mark = error.problem_mark or error.context_mark
-    what = re.sub(r"(alias|tag) '.*'", r"\1", " ".join(filter(None, (error.context, error.problem))))
+    what = " ".join(filter(None, (error.context, error.problem)))
+    what = re.sub(r"(alias|tag handle|tag|anchor) '[^']*'", r"\1", what)
     return f"{what}, in line {mark.line + 1}, column {mark.column + 1}" if mark else what
 
 
@@ -130,7 +131,7 @@ def override(tree: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
     """The tree with assignments such as `train.lr=3e-4` laid over it; a value is read as YAML."""
     for assignment in assignments:
         dotted, equals, value = assignment.partition("=")
-        if not equals or not all(dotted.split(".")):
+        if not equals or not all(dotted.split(".")) or set(dotted) & set(":{["):
             raise InputError(f"{_NO_KEY.split(assignment)[0]!r}: is no assignment; write it like train.lr=3e-4")
         above = _parse(value, None, f"{dotted}=…")
         for key in reversed(dotted.split(".")):

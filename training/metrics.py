@@ -23,19 +23,16 @@ class Metrics(Callback):
         self._every, self._sinks = config.every_steps, sinks
 
     def on_start(self, run: Run) -> None:
-        self._note(run)
-
-    def _note(self, run: Run) -> None:
-        """What the next line counts from."""
-        self._time, self._tokens = time.perf_counter(), run.tokens
-        self._waited, self._read = run.waited, dict(run.stream.read_seconds)
+        self._time, self._tokens, self._waited = time.perf_counter(), run.tokens, run.waited
+        self._read = dict.fromkeys(run.stream.names, 0.0)
 
     def on_step(self, run: Run, result: StepResult) -> None:
         if run.progress.step % self._every and not run.finished and not run.fields:
             return
         settled = run.ledger.take()
         seconds = time.perf_counter() - self._time
-        reads = [run.stream.read_seconds[name] - self._read[name] for name in run.stream.names]
+        before, self._read = self._read, dict(run.stream.read_seconds)  # another thread goes on counting
+        reads = [self._read[name] - before[name] for name in run.stream.names]
         waited, *reads = largest([run.waited - self._waited, *reads], run.engine.device)
         line = {
             "step": run.progress.step,
@@ -57,7 +54,7 @@ class Metrics(Callback):
             "data_hash": run.ledger.data_hash,
         }
         run.fields.clear()
-        self._note(run)
+        self._time, self._tokens, self._waited = time.perf_counter(), run.tokens, run.waited
         if run.engine.rank == 0:
             for sink in self._sinks:
                 sink(line)

@@ -77,6 +77,21 @@ def test_documents_that_do_not_match_their_manifest_are_refused(tmp_path: Path) 
         source.documents(0)
 
 
+def test_lists_that_the_disk_damaged_in_the_cache_are_fetched_anew(tmp_path: Path) -> None:
+    folder, cache = tmp_path / "corpus", {"path": tmp_path / "cache", "size": 10**6}
+    write_folder(folder, {"a": [2000]})
+    told = []
+    for _ in range(2):
+        stream = stream_of_folder(folder, {"a": 1}, cache=cache)
+        [source] = stream.sources
+        assert isinstance(source, Source)
+        told.append(source.documents(0))
+        stream.close()
+        [path] = (tmp_path / "cache").rglob("*.offsets")
+        path.write_bytes(path.read_bytes()[::-1])
+    assert told[0] == told[1]
+
+
 @pytest.mark.parametrize(("times", "ends"), [(3, False), (5, True)])
 def test_a_shard_that_other_runs_push_out_is_fetched_again_a_few_times(
     tmp_path: Path, monkeypatch, times: int, ends: bool
@@ -96,7 +111,7 @@ def test_a_shard_that_other_runs_push_out_is_fetched_again_a_few_times(
     stream = stream_of_folder(folder, {"a": 1}, cache=cache)
     monkeypatch.setattr(ShardCache, "fetch_together", pushed_out)
     if ends:
-        with pytest.raises(InputError, match=r"went from the cache 5 times .* make data\.cache\.size larger"):
+        with pytest.raises(InputError, match=r"opened in the cache 5 times.* make data\.cache\.size larger"):
             stream.read(stream.locate(np.arange(4)))
     else:
         assert len(stream.read(stream.locate(np.arange(4)))) == 4

@@ -108,6 +108,17 @@ def test_a_second_way_to_a_folder_leaves_hashes_and_names(tmp_path: Path) -> Non
     assert known() == before
 
 
+def test_where_a_link_leads_changes_neither_names_nor_hash(tmp_path: Path) -> None:
+    found = []
+    for elsewhere in ("0-before", "z-behind"):
+        folder = write(tmp_path / elsewhere / "in", "m/1.jsonl")
+        (folder / "m" / "l").symlink_to(write(tmp_path / elsewhere / elsewhere, "x/2.jsonl"))
+        recipe = recipe_of(folder)
+        [one] = inputs.find(recipe, folder)
+        found.append(([name for _, name in one.files], inputs.recipe_hash(recipe, [one])))
+    assert found[0] == found[1] and found[0][0] == ["1.jsonl", "l/x/2.jsonl"]
+
+
 @every_caller
 @pytest.mark.parametrize("given", ["in", "in/**/*", "in/*/*"])
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, find: Find, suffix: str, given: str) -> None:

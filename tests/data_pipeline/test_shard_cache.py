@@ -670,9 +670,9 @@ def test_the_cache_of_another_program_is_refused(tmp_path: Path) -> None:
 
 
 @contextmanager
-def web_server(folder: Path) -> Iterator[str]:
-    """The files of a folder on a server that knows no ranges, as host:port."""
-    handler = functools.partial(QuietFiles, directory=str(folder))
+def web_server(folder: Path, answers: type[QuietFiles] = QuietFiles) -> Iterator[str]:
+    """The files of a folder on a server, by default one that knows no ranges, as host:port."""
+    handler = functools.partial(answers, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as files:
         thread = threading.Thread(target=files.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -719,6 +719,28 @@ def test_a_folder_by_its_path_is_verified_like_one_on_a_store(prepared: Path, lo
     (fault,) = verify_url(f"file://{longer}")
     assert fault.startswith(f"file://{longer}/{name}: has more than")
     assert [line.split(":")[0] for line in verify_folder(longer)] == [f"{longer}/{name}"]
+
+
+class WholeBeyondTheEnd(QuietFiles):
+    """Answers a range that ends within a file with it, and one that reaches beyond its end with the file."""
+
+    def do_GET(self) -> None:
+        data = Path(self.translate_path(self.path)).read_bytes()
+        first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+        within = last < len(data)
+        answer = data[first : last + 1] if within else data
+        self.send_response(206 if within else 200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+
+def test_a_store_that_answers_a_range_beyond_the_end_with_the_whole_file_will_do(prepared, longer, monkeypatch) -> None:
+    monkeypatch.setattr(remote_files, "RANGE", 15_000)
+    with web_server(prepared, WholeBeyondTheEnd) as whole, web_server(longer, WholeBeyondTheEnd) as address:
+        assert verify_url(f"http://{whole}") == []
+        (fault,) = verify_url(f"http://{address}")
+        assert f"has more than the {SHARD} bytes" in fault
 
 
 @pytest.mark.parametrize("more", [b"", b"x" * 50_000])

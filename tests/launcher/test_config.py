@@ -368,10 +368,13 @@ def test_what_is_wrong_with_the_data_is_named(write: Any, wrong: str, said: str)
     assert any(line.startswith(said) for line in lines), lines
 
 
-def test_a_url_stays_a_url_and_a_path_is_beside_its_file(write: Any) -> None:
-    cached = ["data.path=s3://bucket/prepared", "data.cache={path: /scratch/cache, size: 200G}"]
+@pytest.mark.parametrize(
+    "url", ["s3://bucket/prepared", "abfs://box@account.dfs.core.windows.net/p", "http://h:8080/p", "a::file:///p"]
+)
+def test_a_url_stays_a_url_and_a_path_is_beside_its_file(write: Any, url: str) -> None:
+    cached = [f"data.path={url}", "data.cache={path: /scratch/cache, size: 200G}"]
     config = load_run(write(RUN), cached)
-    assert (config.data.path, config.data.cache.size) == ("s3://bucket/prepared", 200 * 10**9)
+    assert (config.data.path, config.data.cache.size) == (url, 200 * 10**9)
     path = write(config.dump())
     assert load_run(path).data == config.data
     phases = RUN.replace(
@@ -463,6 +466,7 @@ def test_dump_holds_every_default(write: Any) -> None:
         ("data.path=https://me:hush@h/p", "data.path: holds a user or password"),
         ("data.path=https://me:a@hush@h/p", "data.path: holds a user or password"),
         ("data.path=https://me:hu hush@h/p", "data.path: holds a user or password"),
+        ("data.path=s3://me:hush/hush+x@h/p", "data.path: holds a user or password"),
         ("data.path=[https://me:hush@h/p]", "data.path"),
         ("data.path={url: 's3://b', secret: hush}", "data.path"),
         ("data.storage=hush", "data.storage: "),
@@ -471,7 +475,10 @@ def test_dump_holds_every_default(write: Any) -> None:
         ("data.storage={key: hush, secret: 'hush}", "data.storage=…: "),
         ("data.storage={secret: *hush}", "data.storage=…: "),
         ("data.storage={secret: !hush hush}", "data.storage=…: "),
+        ("data.storage={secret: !hush!x hush}", "data.storage=…: "),
+        ("data.storage={secret: &hush a, other: &hush b}", "data.storage"),
         ("data.storage:{secret: hush}", "'data.storage': is no assignment"),
+        ("data.storage:{secret: hush==}", "'data.storage': is no assignment"),
         ("data..storage={secret: hush}", "'data..storage': is no assignment"),
         ("data.storge={secret: hush}", "data.storge: is no known key; did you mean storage?"),
         ("data={path: p, storage: {secret: hush}}", "data: "),
