@@ -17,9 +17,6 @@ SAME_RUN = ("seed", "model", "data.open_shards")
 SAME_SO_FAR = ("data.mixture", "data.alpha", "data.phases", "data.max_epochs", "data.exhausted")
 """What makes the order of data, and may change for the part that is still to come."""
 
-SAME_LAYOUT = ("zero.stage", "train.precision")
-"""What the engine's own state in a checkpoint depends on."""
-
 
 def choose(config: RunConfig, resume: str) -> Path | None:
     """The checkpoint to go on from, or None to begin.
@@ -68,13 +65,11 @@ def check(config: RunConfig, folder: Path, stream: Stream, world_size: int) -> l
             ]
     if refused:
         raise InputError(f"{folder}: is of another run: {'; '.join(refused)}; restore them or give another run_dir")
-    layout = [f"{key} ({before.get(key)}, now {now.get(key)})" for key in changed if _within(key, SAME_LAYOUT)]
-    if saved.world_size != world_size:
-        layout.append(f"number of processes ({saved.world_size}, now {world_size})")
-    if layout:
-        raise InputError(f"{folder}: cannot be loaded with another layout yet: {'; '.join(layout)}; restore it")
     ignored = ("run_dir", "name", "data.path", "data.prepare", "data.cache", "data.storage", "model.preset")
-    return [f"{key}: {before.get(key)} -> {now.get(key)}" for key in changed if not key.startswith(ignored)]
+    told = [f"{key}: {before.get(key)} -> {now.get(key)}" for key in changed if not key.startswith(ignored)]
+    if saved.world_size != world_size:
+        told.append(f"processes: {saved.world_size} -> {world_size}")
+    return told
 
 
 def _schedule_before(saved: RunConfig, config: RunConfig, position: int) -> list[tuple[int, str]]:

@@ -2,14 +2,17 @@
 
     step-0000123/
       state.json, model.json, config.yaml, tokenizer.json
-      weights/00000.safetensors …   the network's weights in fp32, by parameter
-      zero/…                        the engine's own state, a part of it for each rank
+      weights/00000.safetensors …   the network's weights in fp32, by parameter; a file of each rank
+      moments/00000.safetensors …   the optimizer's two moments of them
       texts/00000.json …            where each rank stands in sources that are read as text, if there are any
       manifest.json                 sizes and hashes of all of these; written last
 
 A checkpoint is written under a hidden name, renamed when it is whole, and only then named by `latest`.
 
-One that holds weights alone, such as an imported network, has no state.json, config.yaml and zero/: it can be looked
+A rank writes what it holds, which may be a part of a parameter, and any number of ranks reads it back by parameter and
+range: with other processes, another ZeRO stage or another precision (training/state_files.py).
+
+One that holds weights alone, such as an imported network, has no state.json, config.yaml and moments/: it can be looked
 at and a run can begin from it, but none can go on from it.
 """
 
@@ -23,8 +26,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from pydantic import BaseModel
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from data_pipeline.durable import to_disk, write_whole
@@ -36,9 +37,10 @@ from model.gpt import GPT
 from training.collectives import from_rank_zero, gather_objects
 from training.engine import Engine
 from training.run import Progress, Run
+from training.state_files import Part, StateFiles, write
 
-FORMAT_VERSION = 3
-"""1 had embeddings without padding; 2 was of another order of data."""
+FORMAT_VERSION = 4
+"""1 had embeddings without padding; 2 was of another order of data; 3 held the engine's own state."""
 WEIGHTS_FILE_BYTES = 4 * 2**30
 
 
@@ -145,8 +147,9 @@ def save(run: Run, describing: Describing) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     dist.barrier()
-    run.engine.save(partial / "zero")
-    _save_weights(run.engine, partial / "weights")
+    for kind, parts in run.engine.parts().items():
+        (partial / kind).mkdir(exist_ok=True)
+        write(partial / kind / f"{run.engine.rank:05d}.safetensors", parts)
     if run.stream.texts:
         (partial / "texts").mkdir(exist_ok=True)
         (partial / _text_states(run.engine.rank)).write_text(json.dumps(run.progress.text_states))
@@ -184,8 +187,8 @@ def load(run: Run, folder: Path) -> None:
     faults = [fault for name in names if (fault := manifest.files[name].fault(folder / name))]
     if all_faults := sorted(sum(gather_objects(faults), [])):
         raise InputError(f"{all_faults[0]}; resume from another checkpoint with --resume RUN_DIR@STEP")
-    run.engine.load(folder / "zero")
     state, run.progress = read_progress(folder)
+    run.engine.restore(StateFiles(folder / "weights"), StateFiles(folder / "moments"), state["optimizer_steps"])
     if run.stream.texts:
         path = folder / _text_states(run.engine.rank)
         if not path.exists():
@@ -259,10 +262,7 @@ def _check_files(folder: Path, names: tuple[str, ...]) -> None:
 
 def read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Name and fp32 value of each parameter, one at a time in memory."""
-    for path in sorted((folder / "weights").glob("*.safetensors")):
-        with safe_open(path, "pt", backend="pread") as file:
-            for name in file.keys():  # noqa: SIM118 (not a mapping)
-                yield name, file.get_tensor(name)
+    return StateFiles(folder / "weights").tensors()
 
 
 def write_weights_only(
@@ -285,31 +285,22 @@ def _name(step: int) -> str:
     return f"step-{step:07d}"
 
 
-def _save_weights(engine: Engine, folder: Path) -> None:
-    """Rank 0 writes the full weights; the other ranks hand over their parts."""
-    if engine.rank == 0:
-        _write_weights(engine.full_parameters(), folder)
-    else:
-        for _ in engine.full_parameters():
-            pass
-
-
 def _write_weights(parameters: Iterable[tuple[str, Tensor]], folder: Path) -> None:
     """Writes the full weights, a few GiB in memory at a time."""
     folder.mkdir()
-    for at, part in enumerate(_parts(parameters)):
-        save_file(part, folder / f"{at:05d}.safetensors")
+    for at, parts in enumerate(_files(parameters)):
+        write(folder / f"{at:05d}.safetensors", parts)
 
 
-def _parts(parameters: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-    part: dict[str, Tensor] = {}
+def _files(parameters: Iterable[tuple[str, Tensor]]) -> Iterator[list[Part]]:
+    parts: list[Part] = []
     for name, parameter in parameters:
-        part[name] = parameter
-        if sum(each.nbytes for each in part.values()) >= WEIGHTS_FILE_BYTES:
-            yield part
-            part = {}
-    if part:
-        yield part
+        parts.append(Part(name, tuple(parameter.shape), 0, parameter.detach().reshape(-1)))
+        if sum(each.values.nbytes for each in parts) >= WEIGHTS_FILE_BYTES:
+            yield parts
+            parts = []
+    if parts:
+        yield parts
 
 
 def _save_description(run: Run, describing: Describing, folder: Path) -> None:
@@ -317,6 +308,7 @@ def _save_description(run: Run, describing: Describing, folder: Path) -> None:
         "step": run.progress.step,
         "sequences": run.progress.sequences,
         **asdict(run.progress.stream),
+        "optimizer_steps": run.engine.optimizer_steps,
         "data_hash": run.ledger.data_hash,
         "sequences_by_source": run.ledger.sequences_by_source,
     }

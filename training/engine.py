@@ -12,7 +12,6 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
-from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import torch
@@ -23,6 +22,8 @@ from torch.autograd import Variable
 from data_pipeline.errors import InputError
 from model.gpt import GPT
 from training.collectives import talk_over_loopback
+from training.fragments import MOMENTS, dealt, fragments, optimizer_state, refresh_weights, set_steps, steps_taken
+from training.state_files import Part, StateFiles
 
 Precision = Literal["bf16", "fp32"]
 
@@ -207,6 +208,7 @@ class Engine:
         self._engine, self.network, self._clip_here = engine, network, clip_here
         self.rank, self.world_size = int(engine.global_rank), int(engine.world_size)
         self.device = torch.device(engine.device)
+        self._fragments = fragments(engine, network)
 
     def __call__(self, *inputs: Tensor | None) -> tuple[Tensor, ...]:
         """The network's outputs; inputs are moved to the device."""
@@ -250,33 +252,41 @@ class Engine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr * group["lr_multiple"]
 
-    def save(self, folder: Path) -> None:
-        """Writes weights and optimizer state, each rank its part. Every rank must call it."""
-        with _prints_to_log():
-            self._engine.save_checkpoint(str(folder), tag="state", save_latest=False)
+    def parts(self) -> dict[str, list[Part]]:
+        """Parts of the fp32 `weights` that are this rank's, and of the `moments`, none before the first step.
 
-    def load(self, folder: Path) -> None:
-        """Reads what `save` wrote for as many ranks. Every rank must call it.
-
-        The optimizer's settings stay those of this run: DeepSpeed would bring back the saved decay and betas.
+        Those of all ranks make the whole. They share memory with what is trained.
         """
-        groups = self._engine.optimizer.param_groups
-        settings = [{key: value for key, value in group.items() if key != "params"} for group in groups]
-        with _prints_to_log():
-            path, _ = self._engine.load_checkpoint(str(folder), tag="state")
-        if path is None:
-            raise FileNotFoundError(f"{folder} holds no state that this engine could load")
-        for group, kept in zip(self._engine.optimizer.param_groups, settings, strict=True):
-            group.update(kept)
+        state = optimizer_state(self._engine)
+        mine = self._fragments
+        if self._engine.zero_optimization_stage() == 0:  # where all ranks hold all
+            mine = dealt(mine, self.rank, self.world_size)
+        weights = [Part(each.name, each.shape, each.start, each.of(each.home)) for each in mine]
+        moments = [
+            Part(f"{moment}/{each.name}", each.shape, each.start, each.of(state[each.home][moment]))
+            for each in mine
+            if each.home in state
+            for moment in MOMENTS
+        ]
+        return {"weights": weights, "moments": moments}
 
-    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Name and fp32 value of each parameter, one at a time, on rank 0's CPU. Every rank must go through all.
+    @property
+    def optimizer_steps(self) -> int:
+        """How often the optimizer has stepped, skipped steps left out."""
+        return steps_taken(self._engine)
 
-        In bf16 these are the optimizer's fp32 masters. A value may share memory with the live weight.
+    @torch.no_grad()
+    def restore(self, weights: StateFiles, moments: StateFiles, optimizer_steps: int) -> None:
+        """Takes over what `parts` gave on other ranks, however many and at whatever stage. Every rank must call it.
+
+        Raises InputError where something is missing.
         """
-        from deepspeed.utils import safe_get_full_fp32_param
-
-        for name, parameter in self.network.named_parameters():
-            full = safe_get_full_fp32_param(parameter)  # None where DeepSpeed keeps nothing apart: at stage 0
-            value = (parameter if full is None else full).detach()
-            yield name, value.float().cpu().contiguous() if self.rank == 0 else value
+        if optimizer_steps:
+            set_steps(self._engine, self._fragments, optimizer_steps)
+        state = optimizer_state(self._engine)
+        for each in self._fragments:
+            stop = each.start + each.numel
+            each.of(each.home).copy_(weights.read(each.name, each.start, stop))
+            for moment in MOMENTS if optimizer_steps else ():
+                each.of(state[each.home][moment]).copy_(moments.read(f"{moment}/{each.name}", each.start, stop))
+        refresh_weights(self._engine)

@@ -10,7 +10,7 @@ from model.checkpointing import Recompute
 from model.config import ModelConfig
 from model.gpt import GPT
 from model.objective import task
-from training.collectives import gather_rows
+from training.collectives import gather_objects, gather_rows
 from training.compilation import compile_blocks
 from training.config import TrainConfig
 from training.optimizer import build_optimizer
@@ -79,7 +79,11 @@ def main(stage: int, precision: str, micro_batch: int, variant: str) -> None:
         mean = gather_rows(torch.cat(seen)[: len(mine), None]).mean()
         losses.append(float(mean))
         norms.append(engine.step())
-    final = {name: value.double().abs().sum().item() for name, value in engine.full_parameters()}
+    final: dict[str, float] = {}
+    mine = [(each.name, each.values.double().abs().sum().item()) for each in engine.parts()["weights"]]
+    for sums in gather_objects(mine):
+        for name, part in sums:
+            final[name] = final.get(name, 0.0) + part
     if engine.rank == 0:
         print(json.dumps({"losses": losses, "norms": norms, "weights": final}))
     engine.close()

@@ -1,0 +1,59 @@
+"""One rank that takes over a state and hands it on: `reshard_worker.py STAGE PRECISION FROM TO STEPS`.
+
+Without FROM (`-`) it trains `STEPS` steps first. Prints the loss of the first batch after that on rank 0.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from model.gpt import GPT
+from model.objective import task
+from parity_worker import MODEL, TRAIN, batch
+from training.engine import build_engine, leave
+from training.optimizer import build_optimizer
+from training.state_files import StateFiles, write
+
+
+def main(stage: int, precision: str, before: str, after: str, steps: int) -> None:
+    network = GPT(MODEL)
+    network.initialise(0)
+    optimizer = build_optimizer(network, TRAIN)
+    engine = build_engine(
+        network, optimizer, zero_stage=stage, precision=precision, micro_batch=2, grad_clip=TRAIN.grad_clip
+    )
+    if before == "-":
+        for step in range(steps):
+            train(engine, step)
+    else:
+        taken = json.loads(Path(before, "steps.json").read_text())
+        engine.restore(StateFiles(Path(before, "weights")), StateFiles(Path(before, "moments")), taken)
+        assert engine.optimizer_steps == taken
+    for kind, parts in engine.parts().items():
+        Path(after, kind).mkdir(parents=True, exist_ok=True)
+        write(Path(after, kind, f"{engine.rank:05d}.safetensors"), parts)
+    if engine.rank == 0:
+        Path(after, "steps.json").write_text(json.dumps(engine.optimizer_steps))
+        shown = [train(engine, steps + at) for at in range(3)]
+        print(json.dumps(shown))
+    else:
+        for at in range(3):
+            train(engine, steps + at)
+    engine.close()
+    leave(0)
+
+
+def train(engine, step: int) -> float:
+    """The same batch on every rank, so that the number of ranks changes nothing but roundings."""
+    tokens = batch(step)
+    engine.set_lr(3e-3)
+    total, _ = engine(*task(MODEL, tokens, seed=0, positions=range(len(tokens))), torch.ones(len(tokens)))
+    engine.backward(total / len(tokens), last=True)
+    engine.step()
+    return total.item() / len(tokens)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]))

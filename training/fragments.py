@@ -1,0 +1,116 @@
+"""Which part of each parameter's fp32 weight and moments this rank holds, whatever the ZeRO stage.
+
+DeepSpeed lays parameters end to end and cuts them between the ranks. So a rank holds one contiguous part of some of
+them, flattened: at stage 0 the whole of each.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""The names that AdamW and DeepSpeed's forms of it give their moments."""
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """The part [start, start + numel) of the flattened parameter `name`; it lies at `offset` of `home`, flattened.
+
+    `home` is the fp32 tensor that the optimizer steps.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    numel: int
+    home: Tensor
+    offset: int
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The fragment's part [numel] of `home`, or of a moment that is laid out like it; shares its memory."""
+        return tensor.detach().view(-1)[self.offset : self.offset + self.numel]
+
+
+def dealt(fragments: list[Fragment], rank: int, ranks: int) -> list[Fragment]:
+    """Those that are `rank`'s where each could be any rank's: about as many numbers for each rank."""
+    total, at, mine = sum(each.numel for each in fragments), 0, []
+    for each in fragments:
+        if at * ranks // max(total, 1) == rank:
+            mine.append(each)
+        at += each.numel
+    return mine
+
+
+def fragments(engine: Any, network: nn.Module) -> list[Fragment]:
+    """Those of this rank, in the order of the network's parameters. `engine` is DeepSpeed's."""
+    stage = int(engine.zero_optimization_stage())
+    held = {0: _whole, 1: _of_flat_groups, 2: _of_flat_groups, 3: _of_partitions}[stage]
+    return [each for each in held(engine.optimizer, network) if each.numel]
+
+
+def _whole(optimizer: Any, network: nn.Module) -> Iterator[Fragment]:
+    for name, parameter in network.named_parameters():
+        yield Fragment(name, tuple(parameter.shape), 0, parameter.numel(), parameter, 0)
+
+
+def _of_flat_groups(optimizer: Any, network: nn.Module) -> Iterator[Fragment]:
+    if hasattr(optimizer, "bf16_groups"):  # DeepSpeed has an optimizer of its own for stage 1 in bf16
+        groups, homes = optimizer.bf16_groups, optimizer.fp32_groups_flat_partition
+    else:
+        groups, homes = optimizer.bit16_groups, optimizer.single_partition_of_fp32_groups
+    home_of = {id(parameter): home for group, home in zip(groups, homes, strict=True) for parameter in group}
+    named: Iterator[tuple[str, Any]] = network.named_parameters()
+    for name, parameter in named:
+        if (mapping := parameter._hp_mapping) is not None:
+            part, place = mapping.lp_fragment_address, mapping.hp_fragment_address
+            home = home_of[id(parameter)]
+            yield Fragment(name, tuple(parameter.shape), part.start, part.numel, home, place.start)
+
+
+def _of_partitions(optimizer: Any, network: nn.Module) -> Iterator[Fragment]:
+    named: Iterator[tuple[str, Any]] = network.named_parameters()
+    for name, parameter in named:
+        group, offset, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
+        start = size * dist.get_rank(group=parameter.ds_process_group)
+        numel = max(min(size, int(parameter.ds_numel) - start), 0)  # the last ranks' parts are filled up
+        home = optimizer.fp32_partitioned_groups_flat[group]
+        yield Fragment(name, tuple(parameter.ds_shape), start, numel, home, offset)
+
+
+def optimizer_state(engine: Any) -> dict[Tensor, dict[str, Any]]:
+    """What torch's optimizer keeps for each `home`; empty before its first step."""
+    base = engine.optimizer.optimizer if engine.zero_optimization_stage() else engine.optimizer
+    state: dict[Tensor, dict[str, Any]] = base.state
+    return state
+
+
+def steps_taken(engine: Any) -> int:
+    """How often the optimizer has stepped."""
+    return max((int(state["step"]) for state in optimizer_state(engine).values()), default=0)
+
+
+@torch.no_grad()
+def set_steps(engine: Any, fragments: list[Fragment], steps: int) -> None:
+    """Gives the optimizer empty moments where it has none, and its count of steps."""
+    state = optimizer_state(engine)
+    for home in {id(each.home): each.home for each in fragments}.values():
+        state[home] = {
+            "step": torch.tensor(float(steps), device=home.device),
+            **{moment: torch.zeros_like(home.detach()) for moment in MOMENTS},
+        }
+
+
+def refresh_weights(engine: Any) -> None:
+    """Has the network compute with the fp32 weights as they are now. Every rank must call it."""
+    optimizer, stage = engine.optimizer, int(engine.zero_optimization_stage())
+    if stage in (1, 2):
+        optimizer.update_lp_params()
+    if stage == 3:
+        for group in range(len(optimizer.fp32_partitioned_groups_flat)):
+            optimizer._reassign_or_swap_out_partitioned_parameters(group)
+        if optimizer.persistent_parameters:
+            optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
