@@ -43,11 +43,14 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _whole_sequences(self) -> "RunConfig":
-        n_ctx, given = self.model.n_ctx, self.train.batch_tokens
-        if given % n_ctx:
-            below = given - given % n_ctx
-            nearest = f"{below} or {below + n_ctx}" if below else str(n_ctx)
-            raise ValueError(f"train.batch_tokens {given} is no multiple of model.n_ctx {n_ctx}; nearest: {nearest}")
+        n_ctx, sizes = self.model.n_ctx, {"train.batch_tokens": self.train.batch_tokens}
+        if self.train.ramp is not None:
+            sizes["train.ramp.from_tokens"] = self.train.ramp.from_tokens
+        for key, given in sizes.items():
+            if given % n_ctx:
+                below = given - given % n_ctx
+                nearest = f"{below} or {below + n_ctx}" if below else str(n_ctx)
+                raise ValueError(f"{key} {given} is no multiple of model.n_ctx {n_ctx}; nearest: {nearest}")
         return self
 
     @model_validator(mode="after")

@@ -16,6 +16,8 @@ from data_pipeline.shard import Document
 from data_pipeline.source import Source
 from data_pipeline.stream import Located, Stream, StreamState
 from launcher.config import load_run
+from training.batch_ramp import batch_sequences, sequences_after
+from training.config import RampConfig, TrainConfig
 from training.run_folder import read_lines
 
 SHOWN = 200
@@ -81,8 +83,11 @@ def batch_of(run_dir: Path, step: int) -> Batch:
                 f"{run_dir}: was trained on other data than is there now; restore data.path or data.sources"
             )
         state = StreamState(begun["position"], tuple((start, stop) for start, stop in begun["skipped"]))
-        count = begun["batch_tokens"] // stream.n_ctx
-        positions, _ = state.after((step - begun["step"] - 1) * count).take(count)
+        train = _train_of(config.train, begun)
+        first = begun["tokens"] // stream.n_ctx
+        before = sequences_after(train, stream.n_ctx, first, step - begun["step"] - 1)
+        count = batch_sequences(train, stream.n_ctx, before)
+        positions, _ = state.after(before - first).take(count)
         located = stream.locate(positions)
         tokenizer = Tokenizer.from_str(stream.vocabulary.json)
         # By window, so that the list of a shard's documents is read once.
@@ -91,6 +96,13 @@ def batch_of(run_dir: Path, step: int) -> Batch:
     finally:
         stream.close()
     return Batch(str(run_dir), step, begun["life"], [found[at] for at in range(count)])
+
+
+def _train_of(train: TrainConfig, begun: dict[str, Any]) -> TrainConfig:
+    """With the batches of that life."""
+    ramp = begun.get("ramp")
+    batches = {"batch_tokens": begun["batch_tokens"], "ramp": RampConfig(**ramp) if ramp else None}
+    return train.model_copy(update=batches)
 
 
 def _begun(run_dir: Path, step: int) -> dict[str, Any]:

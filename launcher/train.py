@@ -2,31 +2,26 @@
 
 import logging
 import os
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from data_pipeline.deal import Deal
 from data_pipeline.errors import InputError
-from data_pipeline.mixture_table import mixture_rows
 from data_pipeline.opening import open_stream
-from data_pipeline.source import Source
 from data_pipeline.stream import Stream
+from launcher.announce import announce
 from launcher.config import RunConfig
 from launcher.init_from import check_weights, load_weights, pinned
 from launcher.prepare import ensure_prepared
 from launcher.resume import check, choose
-from model.counts import count_parameters, training_flops
+from training.batch_ramp import batch_sequences, sequences_at_end
 
 if TYPE_CHECKING:
     from training.run import Run
 
 log = logging.getLogger("thalweg.train")
-
-WASTE_WARNING = 0.05
 
 
 def check_run(config: RunConfig, resume: str, world_size: int) -> tuple[Stream, Path | None, list[str]]:
@@ -68,9 +63,9 @@ def _refuse_too_little_data(config: RunConfig, stream: Stream, folder: Path | No
     if end is None:
         return
     done = read_progress(folder)[1] if folder else Progress()
-    batches = max(-(-(config.train.tokens - done.sequences * n_ctx) // config.train.batch_tokens), 0)
-    needed = done.stream.after(batches * config.sequences).position
-    least = done.stream.position if folder else config.sequences
+    coming = sequences_at_end(config.train, n_ctx, done.sequences) - done.sequences
+    needed = done.stream.after(coming).position
+    least = done.stream.position if folder else batch_sequences(config.train, n_ctx, 0)
     if end.position >= (least if stream.schedule.stops else needed):
         return
     raise InputError(
@@ -87,7 +82,7 @@ def train_rank(config: RunConfig, resume: str) -> None:
     if folder is None:
         config = pinned(config)
     if int(os.environ.get("RANK", "0")) == 0:
-        _announce(config, stream, world_size)
+        announce(config, stream, world_size)
         for change in changes:
             log.info("changed since %s: %s", folder and folder.name, change)
 
@@ -176,55 +171,7 @@ def _note_begin(run: "Run", folder: Path | None) -> None:
         **({"checkpoint": folder.name} if folder else {}),
         **asdict(run.progress.stream),
         batch_tokens=run.config.batch_tokens,
+        ramp=run.config.ramp.model_dump() if run.config.ramp else None,
         data=run.stream.identity,
         processes=run.engine.world_size,
     )
-
-
-def _announce(config: RunConfig, stream: Stream, world_size: int) -> None:
-    """Says what will be trained, on what and how it is dealt, before the first step."""
-    train = config.train
-    log.info(
-        "%s: %s parameters, %.3g FLOPs (6 per parameter and token) for %s tokens in %s",
-        config.name,
-        f"{count_parameters(config.model):,}",
-        training_flops(config.model, train.tokens),
-        f"{train.tokens:,}",
-        train.precision,
-    )
-    for line in _mixture_lines(config, stream):
-        log.info("  %s", line)
-    deal = Deal(config.sequences, world_size, train.micro_batch)
-    log.info(
-        "batch: %d sequences on %d processes, %d forwards of at most %d sequences each, %.1f%% filler",
-        deal.sequences,
-        world_size,
-        len(deal.forwards),
-        train.micro_batch,
-        100 * deal.wasted,
-    )
-    if deal.wasted > WASTE_WARNING:
-        log.warning(
-            "train.batch_tokens: %.0f%% of every step is wasted on filler; a multiple of %d tokens wastes nothing",
-            100 * deal.wasted,
-            world_size * stream.n_ctx,
-        )
-
-
-def _mixture_lines(config: RunConfig, stream: Stream) -> Iterator[str]:
-    """A table of what will be read, a line a source and phase."""
-    n_ctx = stream.n_ctx
-    known = {source.name: source.windows if isinstance(source, Source) else None for source in stream.sources}
-    sizes = {source.name: source.tokens for source in stream.sources if isinstance(source, Source)}
-    began = None
-    width = max(map(len, known))
-    for row in mixture_rows(
-        stream.schedule, known, -(-config.train.tokens // config.train.batch_tokens) * config.sequences
-    ):
-        if row.phase != began:
-            began = row.phase
-            phase = "the whole run" if row.phase is None else f"phase {row.phase + 1}"
-            yield f"{phase}: {row.sequences * n_ctx:,} tokens"
-        epochs = "read as text" if row.epochs is None else f"{row.epochs:.2f} epochs of {sizes[row.source]:,} tokens"
-        drawn = f"{row.windows * n_ctx:>20,} tokens in {row.windows:,} windows"
-        yield f"  {row.source:{width}} {row.share:8.3%} {drawn}, {epochs}"

@@ -11,6 +11,8 @@ from training.run import Run
 class StepResult:
     """What one step of the optimizer did, the same on every rank."""
 
+    tokens: int
+    """Those of its global batch."""
     lr: float
     grad_norm: float
     """Norm of the whole gradient before clipping."""

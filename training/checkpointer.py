@@ -24,16 +24,16 @@ class Checkpointer(Callback):
         self._saved_step = run.progress.step
 
     def on_step(self, run: Run, result: StepResult) -> None:
-        if self._due(run):
+        if self._due(run, result.tokens):
             self._save(run)
 
     def on_end(self, run: Run) -> None:
         if run.progress.step != self._saved_step:
             self._save(run)
 
-    def _due(self, run: Run) -> bool:
+    def _due(self, run: Run, batch_tokens: int) -> bool:
         every = self._config.every_tokens
-        if every and (run.tokens - run.config.batch_tokens) // every < run.tokens // every:
+        if every and (run.tokens - batch_tokens) // every < run.tokens // every:
             return True
         if self._config.every is None:
             return False

@@ -35,20 +35,34 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 """A share of a moment that is kept from step to step."""
 
 
+class RampConfig(Section):
+    """A batch that grows linearly at the beginning, in whole sequences."""
+
+    from_tokens: int = Field(gt=0, description="Tokens of the first batch, a multiple of n_ctx.")
+    over_tokens: int = Field(gt=0, description="The batch is full from these tokens on.")
+
+
 class TrainConfig(Section):
     """The `train:` section: how long, how fast, in which precision."""
 
     tokens: int = Field(gt=0, description="Tokens to train on; the last batch is a whole one.")
     batch_tokens: int = Field(gt=0, description="Tokens of a global batch, a multiple of n_ctx.")
+    ramp: RampConfig | None = None
     micro_batch: int = Field(8, gt=0, description="At most this many sequences per process and forward.")
     lr: float = Field(gt=0, description="Peak learning rate.")
     warmup_tokens: int = Field(0, ge=0, description="The learning rate rises linearly over these tokens.")
-    decay_tokens: int | None = Field(
-        None,
-        gt=0,
-        description="It has fallen along a cosine by these tokens, warm-up included; all of them by default.",
+    schedule: Literal["cosine", "linear", "wsd", "constant", "inverse_sqrt"] = Field(
+        "cosine",
+        description="After the warm-up: half a cosine or a straight line down; wsd, the peak up to stable_tokens and "
+        "then down as 1 - sqrt; the peak for good; or falling as 1 / sqrt of the tokens.",
     )
-    min_lr_ratio: float = Field(0.1, ge=0, le=1, description="Where the cosine ends, as a share of the peak.")
+    stable_tokens: int | None = Field(
+        None, ge=0, description="wsd: the peak lasts up to these tokens; 0.8 of decay_tokens by default."
+    )
+    decay_tokens: int | None = Field(
+        None, gt=0, description="The rate has fallen by these tokens, warm-up included; all of them by default."
+    )
+    min_lr_ratio: float = Field(0.1, ge=0, le=1, description="Where it ends, as a share of the peak.")
     weight_decay: float = Field(0.1, ge=0, description="Decay of the matrices; biases and norms have none.")
     betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="AdamW's two moments.")
     eps: float = Field(1e-8, gt=0, description="AdamW's epsilon.")
@@ -76,12 +90,44 @@ class TrainConfig(Section):
             raise ValueError(f"batch_tokens {self.batch_tokens} is more than tokens {self.tokens}")
         return self
 
+    @property
+    def decays(self) -> bool:
+        """Whether the schedule comes to an end at `decay_tokens`."""
+        return self.schedule in ("cosine", "linear", "wsd")
+
+    @property
+    def decay_begin(self) -> int:
+        """Tokens up to which the rate stays at its peak, once there."""
+        if self.schedule != "wsd":
+            return self.warmup_tokens
+        return max(self.warmup_tokens, self.decay_end * 4 // 5) if self.stable_tokens is None else self.stable_tokens
+
+    @property
+    def decay_end(self) -> int:
+        """Tokens by which the rate has fallen."""
+        return self.decay_tokens or self.tokens
+
     @model_validator(mode="after")
-    def _warmup_before_decay(self) -> "TrainConfig":
-        if self.warmup_tokens >= (self.decay_tokens or self.tokens):
+    def _schedule_in_order(self) -> "TrainConfig":
+        if self.stable_tokens is not None and self.schedule != "wsd":
+            raise ValueError(f"stable_tokens is for schedule wsd, and it is {self.schedule}; leave it out")
+        if not self.decays and self.decay_tokens is not None:
+            raise ValueError(f"decay_tokens does nothing with schedule {self.schedule}; leave it out")
+        if self.schedule == "inverse_sqrt" and not self.warmup_tokens:
+            raise ValueError("schedule inverse_sqrt falls from the end of the warm-up on; give warmup_tokens")
+        if self.decays and self.warmup_tokens >= self.decay_end:
+            raise ValueError(f"warmup_tokens {self.warmup_tokens} is not below decay_tokens {self.decay_end}")
+        if self.decays and not self.warmup_tokens <= self.decay_begin < self.decay_end:
             raise ValueError(
-                f"warmup_tokens {self.warmup_tokens} is not below decay_tokens {self.decay_tokens or self.tokens}"
+                f"stable_tokens {self.decay_begin} does not lie between warmup_tokens {self.warmup_tokens} and "
+                f"decay_tokens {self.decay_end}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _ramp_goes_up(self) -> "TrainConfig":
+        if self.ramp is not None and self.ramp.from_tokens > self.batch_tokens:
+            raise ValueError(f"ramp.from_tokens {self.ramp.from_tokens} is more than batch_tokens {self.batch_tokens}")
         return self
 
 

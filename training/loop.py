@@ -7,6 +7,7 @@ from torch import Tensor
 
 from data_pipeline.loader import Loader, RankBatch
 from model.objective import task
+from training.batch_ramp import batches
 from training.callback import Callback, StepResult
 from training.run import Progress, Run
 from training.schedule import learning_rate
@@ -18,7 +19,7 @@ def train(run: Run, callbacks: Sequence[Callback]) -> None:
     loader = Loader(
         run.stream,
         run.progress.stream,
-        run.sequences_per_batch,
+        batches(run.config, run.stream.n_ctx, run.progress.sequences),
         run.config.micro_batch,
         engine.rank,
         engine.world_size,
@@ -51,7 +52,7 @@ def _step(run: Run, batch: RankBatch, callbacks: Sequence[Callback]) -> StepResu
     grad_norm = run.engine.step()
     done = run.progress
     run.progress = Progress(done.step + 1, done.sequences + batch.sequences, batch.state, batch.text_states)
-    return StepResult(lr, grad_norm)
+    return StepResult(batch.sequences * run.stream.n_ctx, lr, grad_norm)
 
 
 def _gradients(run: Run, batch: RankBatch) -> Tensor:

@@ -45,7 +45,7 @@ class Metrics(Callback):
             "epochs_by_source": run.ledger.epochs_by_source,
             "lr": result.lr,
             "grad_norm": result.grad_norm,
-            "batch_tokens": run.config.batch_tokens,
+            "batch_tokens": result.tokens,
             "tokens_per_second": (run.tokens - self._tokens) / seconds,
             "data_wait_seconds": waited,
             "data_read_seconds_by_source": dict(zip(run.stream.names, reads, strict=True)),

@@ -5,6 +5,7 @@ from typing import Any
 
 from data_pipeline.stream import Stream, StreamState
 from model.config import ModelConfig
+from training.batch_ramp import batch_sequences
 from training.config import TrainConfig
 from training.engine import Engine
 from training.ledger import Ledger
@@ -39,11 +40,6 @@ class Run:
     """What callbacks add to the next line of metrics.jsonl."""
 
     @property
-    def sequences_per_batch(self) -> int:
-        """Sequences of a global batch."""
-        return self.config.batch_tokens // self.stream.n_ctx
-
-    @property
     def tokens(self) -> int:
         """Tokens consumed so far."""
         return self.progress.sequences * self.stream.n_ctx
@@ -51,6 +47,5 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether all tokens that were asked for are consumed, or the order of data holds no other batch."""
-        return self.tokens >= self.config.tokens or not self.stream.holds(
-            self.progress.stream, self.sequences_per_batch
-        )
+        next_batch = batch_sequences(self.config, self.stream.n_ctx, self.progress.sequences)
+        return self.tokens >= self.config.tokens or not self.stream.holds(self.progress.stream, next_batch)

@@ -33,7 +33,7 @@ class Validation(Callback):
         every = self._config.every_tokens
         if every is None or not self._sources:
             return
-        before = run.tokens - run.config.batch_tokens
+        before = run.tokens - result.tokens
         if before // every < run.tokens // every or run.finished:
             run.fields["validation_loss_by_source"] = self.measure(run)
 

@@ -115,6 +115,22 @@ def test_warm_up_may_outlast_a_short_run_whose_decay_is_longer() -> None:
     assert config.warmup_tokens > config.tokens
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"stable_tokens": 5}, "stable_tokens is for schedule wsd, and it is cosine"),
+        ({"schedule": "constant", "decay_tokens": 500}, "decay_tokens does nothing with schedule constant"),
+        ({"schedule": "inverse_sqrt"}, "give warmup_tokens"),
+        ({"schedule": "wsd", "stable_tokens": 1000}, "stable_tokens 1000 does not lie between warmup_tokens 0 and"),
+        ({"schedule": "wsd", "stable_tokens": 5, "warmup_tokens": 9}, "stable_tokens 5 does not lie between warmup_"),
+        ({"ramp": {"from_tokens": 20, "over_tokens": 5}}, "ramp.from_tokens 20 is more than batch_tokens 10"),
+    ],
+)
+def test_what_does_not_go_together_is_named(fields: dict[str, object], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        TrainConfig.model_validate(LEAST | fields)
+
+
 def test_values_do_not_change_once_read() -> None:
     config = TrainConfig.model_validate(LEAST)
     with pytest.raises(ValidationError, match="frozen"):

@@ -116,3 +116,35 @@ def test_run_may_end_before_its_decay_does() -> None:
 @pytest.mark.parametrize(("ratio", "last"), [(0, 0.0), (1, 2.0)])
 def test_ends_at_the_given_share_of_the_peak(ratio: float, last: float) -> None:
     assert learning_rate(schedule(min_lr_ratio=ratio), 1000) == pytest.approx(last, abs=1e-15)
+
+
+WARM = {"warmup_tokens": 100, "min_lr_ratio": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("fields", "rates"),
+    [
+        ({"schedule": "linear"}, {50: 1.0, 100: 2.0, 550: 1.1, 1000: 0.2, 2000: 0.2}),
+        ({"schedule": "linear", "decay_tokens": 300}, {200: 1.1, 300: 0.2}),
+        ({"schedule": "wsd"}, {50: 1.0, 100: 2.0, 799: 2.0, 800: 2.0, 850: 1.1, 1000: 0.2, 2000: 0.2}),
+        ({"schedule": "wsd", "stable_tokens": 600}, {600: 2.0, 700: 1.1, 1000: 0.2}),
+        ({"schedule": "constant"}, {50: 1.0, 100: 2.0, 10**6: 2.0}),
+        ({"schedule": "inverse_sqrt"}, {50: 1.0, 100: 2.0, 400: 1.0, 1600: 0.5, 10**6: 0.2}),
+    ],
+)
+def test_every_other_schedule(fields: dict[str, object], rates: dict[int, float]) -> None:
+    config = schedule(**(WARM | fields))
+    assert {tokens: learning_rate(config, tokens) for tokens in rates} == pytest.approx(rates)
+
+
+@given(
+    st.sampled_from(["cosine", "linear", "wsd", "constant", "inverse_sqrt"]), st.integers(1, 999), st.integers(1, 3000)
+)
+def test_none_leaps_or_leaves_its_bounds(kind: str, warmup: int, tokens: int) -> None:
+    config = schedule(schedule=kind, warmup_tokens=warmup)
+    rate, before = learning_rate(config, tokens), learning_rate(config, tokens - 1)
+    assert 0 < rate <= config.lr and (tokens <= warmup or rate >= 0.2 - 1e-12)
+    if tokens <= warmup:
+        assert rate > before
+    else:
+        assert rate <= before + 1e-12

@@ -1,0 +1,75 @@
+"""What a run says of itself before its first step: size, data, batches and schedule."""
+
+import logging
+from collections.abc import Iterator
+
+from data_pipeline.deal import Deal
+from data_pipeline.mixture_table import mixture_rows
+from data_pipeline.source import Source
+from data_pipeline.stream import Stream
+from launcher.config import RunConfig
+from model.counts import count_parameters, training_flops
+from training.batch_ramp import batch_sequences, sequences_at_end
+from training.schedule_table import lines
+
+log = logging.getLogger("thalweg.train")
+
+WASTE_WARNING = 0.05
+
+
+def announce(config: RunConfig, stream: Stream, world_size: int) -> None:
+    """Says what will be trained, on what, how it is dealt and how fast, before the first step."""
+    train = config.train
+    log.info(
+        "%s: %s parameters, %.3g FLOPs (6 per parameter and token) for %s tokens in %s",
+        config.name,
+        f"{count_parameters(config.model):,}",
+        training_flops(config.model, train.tokens),
+        f"{train.tokens:,}",
+        train.precision,
+    )
+    for line in _mixture_lines(config, stream):
+        log.info("  %s", line)
+    for size in sorted({batch_sequences(train, stream.n_ctx, 0), config.sequences}):
+        _announce_batch(config, Deal(size, world_size, train.micro_batch))
+    log.info("schedule: %s", train.schedule)
+    for line in lines(train, stream.n_ctx):
+        log.info("  %s", line)
+
+
+def _announce_batch(config: RunConfig, deal: Deal) -> None:
+    is_first = deal.sequences < config.sequences
+    log.info(
+        "%s: %d sequences on %d processes, %d forwards of at most %d sequences each, %.1f%% filler",
+        "first batch" if is_first else "batch",
+        deal.sequences,
+        deal.world_size,
+        len(deal.forwards),
+        config.train.micro_batch,
+        100 * deal.wasted,
+    )
+    if deal.wasted > WASTE_WARNING:
+        log.warning(
+            "%s: %.0f%% of %s is wasted on filler; a multiple of %d tokens wastes nothing",
+            "train.ramp.from_tokens" if is_first else "train.batch_tokens",
+            100 * deal.wasted,
+            "the first steps" if is_first else "every step",
+            deal.world_size * config.model.n_ctx,
+        )
+
+
+def _mixture_lines(config: RunConfig, stream: Stream) -> Iterator[str]:
+    """A table of what will be read, a line a source and phase."""
+    n_ctx = stream.n_ctx
+    known = {source.name: source.windows if isinstance(source, Source) else None for source in stream.sources}
+    sizes = {source.name: source.tokens for source in stream.sources if isinstance(source, Source)}
+    began = None
+    width = max(map(len, known))
+    for row in mixture_rows(stream.schedule, known, sequences_at_end(config.train, n_ctx)):
+        if row.phase != began:
+            began = row.phase
+            phase = "the whole run" if row.phase is None else f"phase {row.phase + 1}"
+            yield f"{phase}: {row.sequences * n_ctx:,} tokens"
+        epochs = "read as text" if row.epochs is None else f"{row.epochs:.2f} epochs of {sizes[row.source]:,} tokens"
+        drawn = f"{row.windows * n_ctx:>20,} tokens in {row.windows:,} windows"
+        yield f"  {row.source:{width}} {row.share:8.3%} {drawn}, {epochs}"
