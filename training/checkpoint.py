@@ -19,12 +19,11 @@ at and a run can begin from it, but none can go on from it.
 import json
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from pydantic import BaseModel
 from torch import Tensor
 
@@ -34,8 +33,7 @@ from data_pipeline.shards import FileEntry
 from data_pipeline.stream import StreamState
 from model.config import ModelConfig
 from model.gpt import GPT
-from training.collectives import from_rank_zero, gather_objects
-from training.engine import Engine
+from training.collectives import gather_objects
 from training.run import Progress, Run
 from training.state_files import Part, StateFiles, write
 
@@ -110,7 +108,7 @@ def find(name: str) -> Path:
         return newest
     if not which.isdecimal():
         raise InputError(f"{name}: after @ comes latest or a step, such as {run_dir}@latest")
-    return folder / _name(int(which))
+    return folder_of(Path(run_dir), int(which))
 
 
 def latest(run_dir: Path) -> Path | None:
@@ -122,11 +120,11 @@ def latest(run_dir: Path) -> Path | None:
     name = marker.read_text().strip() if marker.exists() else ""
     if name.startswith("step-") and (marker.with_name(name) / "manifest.json").exists():
         return marker.with_name(name)
-    complete = _complete(run_dir / "checkpoints")
-    return complete[-1] if complete else None
+    written = complete(run_dir / "checkpoints")
+    return written[-1] if written else None
 
 
-def _complete(checkpoints: Path) -> list[Path]:
+def complete(checkpoints: Path) -> list[Path]:
     """Complete checkpoints in the order in which they were written."""
     manifests = sorted(checkpoints.glob("step-*/manifest.json"), key=lambda path: (path.stat().st_mtime_ns, path))
     return [path.parent for path in manifests]
@@ -136,45 +134,6 @@ def verify(folder: Path) -> list[str]:
     """Reads every file of a checkpoint and lists what is wrong with it, a line a fault."""
     entries = CheckpointManifest.load(folder).files
     return [fault for name, entry in entries.items() if (fault := entry.fault(folder / name))]
-
-
-def save(run: Run, describing: Describing) -> Path:
-    """Writes a checkpoint of the run as it stands, and moves `latest` to it. Every rank must call it."""
-    run.ledger.settle()
-    final = run.folder.checkpoints / _name(run.progress.step)
-    partial = final.with_name(f".{final.name}.partial")
-    if run.engine.rank == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    dist.barrier()
-    for kind, parts in run.engine.parts().items():
-        (partial / kind).mkdir(exist_ok=True)
-        write(partial / kind / f"{run.engine.rank:05d}.safetensors", parts)
-    if run.stream.texts:
-        (partial / "texts").mkdir(exist_ok=True)
-        (partial / _text_states(run.engine.rank)).write_text(json.dumps(run.progress.text_states))
-    if run.engine.rank == 0:
-        _save_description(run, describing, partial)
-    dist.barrier()
-    files = _describe_files(partial, run.engine)
-    if run.engine.rank == 0:
-        manifest = CheckpointManifest(
-            step=run.progress.step,
-            tokens=run.tokens,
-            world_size=run.engine.world_size,
-            zero_stage=describing.zero_stage,
-            precision=describing.precision,
-            data_manifest=run.stream.identity,
-            files=files,
-        )
-        write_whole(partial / "manifest.json", manifest.model_dump_json(indent=1))
-        if final.exists():
-            _remove(final)
-        partial.replace(final)
-        to_disk(final.parent)
-        write_whole(final.with_name("latest"), final.name + "\n")
-    dist.barrier()
-    return final
 
 
 def load(run: Run, folder: Path) -> None:
@@ -190,7 +149,7 @@ def load(run: Run, folder: Path) -> None:
     state, run.progress = read_progress(folder)
     run.engine.restore(StateFiles(folder / "weights"), StateFiles(folder / "moments"), state["optimizer_steps"])
     if run.stream.texts:
-        path = folder / _text_states(run.engine.rank)
+        path = folder / text_states_file(run.engine.rank)
         if not path.exists():
             raise InputError(
                 f"{path}: is missing: sources that are read as text go on with as many processes as before"
@@ -211,17 +170,7 @@ def read_progress(folder: Path) -> tuple[dict[str, Any], Progress]:
     return state, Progress(state["step"], state["sequences"], stream)
 
 
-def prune(run_dir: Path, keep_last: int) -> None:
-    """Removes all but the newest `keep_last` checkpoints, and what killed writers left."""
-    newest, checkpoints = latest(run_dir), run_dir / "checkpoints"
-    others = [folder for folder in _complete(checkpoints) if folder != newest]
-    for folder in others[: max(len(others) - keep_last + 1, 0)]:
-        _remove(folder)
-    for folder in checkpoints.glob(".step-*.partial"):
-        shutil.rmtree(folder)
-
-
-def _remove(folder: Path) -> None:
+def remove(folder: Path) -> None:
     """Makes a checkpoint invisible at once: removing it takes time, in which this process may be killed."""
     hidden = folder.with_name(f".{folder.name}.removed.partial")
     shutil.rmtree(hidden, ignore_errors=True)
@@ -270,19 +219,21 @@ def write_weights_only(
 ) -> None:
     """Fills an empty folder with a checkpoint that holds weights alone; takes the parameters one by one."""
     _write_weights(parameters, folder / "weights")
-    (folder / "model.json").write_text(_model_json(model))
+    (folder / "model.json").write_text(model_json(model))
     (folder / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     manifest = CheckpointManifest(weights_only=True, files={str(p.relative_to(folder)): _settled(p) for p in paths})
     write_whole(folder / "manifest.json", manifest.model_dump_json(indent=1))
 
 
-def _text_states(rank: int) -> str:
+def text_states_file(rank: int) -> str:
+    """Name of the file that says where a rank stands in sources that are read as text."""
     return f"texts/{rank:05d}.json"
 
 
-def _name(step: int) -> str:
-    return f"step-{step:07d}"
+def folder_of(run_dir: Path, step: int) -> Path:
+    """Where a run's checkpoint of a step is, or will be."""
+    return run_dir / "checkpoints" / f"step-{step:07d}"
 
 
 def _write_weights(parameters: Iterable[tuple[str, Tensor]], folder: Path) -> None:
@@ -303,35 +254,12 @@ def _files(parameters: Iterable[tuple[str, Tensor]]) -> Iterator[list[Part]]:
         yield parts
 
 
-def _save_description(run: Run, describing: Describing, folder: Path) -> None:
-    state = {
-        "step": run.progress.step,
-        "sequences": run.progress.sequences,
-        **asdict(run.progress.stream),
-        "optimizer_steps": run.engine.optimizer_steps,
-        "data_hash": run.ledger.data_hash,
-        "sequences_by_source": run.ledger.sequences_by_source,
-    }
-    (folder / "state.json").write_text(json.dumps(state, indent=1))
-    (folder / "model.json").write_text(_model_json(describing.model))
-    (folder / "config.yaml").write_text(describing.config_yaml)
-    (folder / "tokenizer.json").write_text(describing.tokenizer_json, encoding="utf-8")
-
-
-def _describe_files(folder: Path, engine: Engine) -> dict[str, FileEntry]:
-    """Size and hash of every file below `folder`, each rank reading its share and forcing it to the disk."""
-    paths = from_rank_zero(sorted(path for path in folder.rglob("*") if path.is_file()))
-    entries = {}
-    for path in paths[engine.rank :: engine.world_size]:
-        entries[str(path.relative_to(folder))] = _settled(path)
-    return {name: entry for part in gather_objects(entries) for name, entry in sorted(part.items())}
-
-
 def _settled(path: Path) -> FileEntry:
     """Size and hash of a file that is forced to the disk."""
     to_disk(path)
     return FileEntry.of(path)
 
 
-def _model_json(model: ModelConfig) -> str:
+def model_json(model: ModelConfig) -> str:
+    """The file of a network's configuration."""
     return model.model_dump_json(indent=1, exclude={"preset"})

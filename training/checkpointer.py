@@ -1,52 +1,112 @@
-"""When to save a checkpoint, and which ones to keep."""
+"""When to save a checkpoint, in the background or not, and what is said of it."""
 
 import logging
+import threading
 import time
 
-from training import checkpoint
+from data_pipeline.errors import InputError
 from training.callback import Callback, StepResult
+from training.checkpoint import Describing
+from training.checkpoint_writing import Snapshot, group_of_writers, save, take
 from training.collectives import any_rank
 from training.config import CheckpointConfig
+from training.errors import RunError
+from training.keeping import prune
 from training.run import Run
 
 log = logging.getLogger("thalweg.checkpoint")
 
 
 class Checkpointer(Callback):
-    """Saves by time, by tokens and at the end."""
+    """Saves by time, by tokens and at the end.
 
-    def __init__(self, config: CheckpointConfig, describing: checkpoint.Describing) -> None:
+    A save that is due while another one is still being written follows as soon as that is done. One that fails costs
+    nothing but itself: the run goes on and the next one is tried when it is due.
+    """
+
+    def __init__(self, config: CheckpointConfig, describing: Describing) -> None:
         self._config, self._describing = config, describing
-        self._saved_step = -1
+        self._writing: threading.Thread | None = None
+        self._failure: str | None = None
 
     def on_start(self, run: Run) -> None:
+        self._group = group_of_writers()
         self._time = time.monotonic()
-        self._saved_step = run.progress.step
+        self._saved_step, self._is_due = run.progress.step, False
 
     def on_step(self, run: Run, result: StepResult) -> None:
-        if self._due(run, result.tokens):
+        self._is_due = self._is_due or self._is_due_by_tokens(run, result.tokens)
+        if not self._is_due and self._config.every is None:
+            return
+        # Clocks, and how far the writers are, differ between ranks: rank 0's decide for all.
+        due = self._is_due or (self._config.every is not None and time.monotonic() - self._time >= self._config.every)
+        if any_rank(run.engine.rank == 0 and due and not self._is_writing, run.engine.device):
             self._save(run)
 
-    def on_end(self, run: Run) -> None:
-        if run.progress.step != self._saved_step:
-            self._save(run)
-
-    def _due(self, run: Run, batch_tokens: int) -> bool:
+    def _is_due_by_tokens(self, run: Run, batch_tokens: int) -> bool:
         every = self._config.every_tokens
-        if every and (run.tokens - batch_tokens) // every < run.tokens // every:
-            return True
-        if self._config.every is None:
-            return False
-        # Clocks differ between ranks: rank 0's decides for all.
-        passed = time.monotonic() - self._time
-        return any_rank(run.engine.rank == 0 and passed >= self._config.every, run.engine.device)
+        return every is not None and (run.tokens - batch_tokens) // every < run.tokens // every
+
+    @property
+    def _is_writing(self) -> bool:
+        return self._writing is not None and self._writing.is_alive()
 
     def _save(self, run: Run) -> None:
         began = time.monotonic()
-        folder = checkpoint.save(run, self._describing)
-        seconds = time.monotonic() - began
-        self._time, self._saved_step = time.monotonic(), run.progress.step
-        if run.engine.rank == 0:
-            checkpoint.prune(run.folder.path, self._config.keep.last)
+        self._join()
+        snapshot = take(run, self._describing)
+        self._saved_step, self._is_due, self._time = run.progress.step, False, time.monotonic()
+        stalled = time.monotonic() - began
+        self._writing = threading.Thread(
+            target=self._write, args=(run, snapshot, began, stalled), name="checkpoint", daemon=True
+        )
+        self._writing.start()
+        if not self._config.in_background:
+            self._join()
+
+    def _write(self, run: Run, snapshot: Snapshot, began: float, stalled: float) -> None:
+        manifest, folder = snapshot.manifest, snapshot.folder
+
+        def whole() -> None:
+            seconds = time.monotonic() - began
+            told = {"path": folder.name, "seconds": seconds}
+            run.folder.event("checkpoint", manifest.step, manifest.tokens, **told, stalled_seconds=stalled)
             log.info("checkpoint %s written in %.1f s", folder, seconds)
-        run.folder.event("checkpoint", run.progress.step, run.tokens, path=folder.name, seconds=seconds)
+
+        try:
+            save(snapshot, self._group, whole)
+            self._failure = None
+        except Exception as error:
+            self._failure = str(error)
+            if run.engine.rank == 0:
+                log.warning("checkpoint %s could not be written: %s; the run goes on", folder.name, error)
+                told = {"path": folder.name, "reason": str(error)}
+                run.folder.event("checkpoint_failed", manifest.step, manifest.tokens, **told)
+        if run.engine.rank == 0:
+            self._prune(run)
+
+    def _prune(self, run: Run) -> None:
+        try:
+            prune(run.folder.path, self._config.keep)
+        except (OSError, InputError) as error:
+            log.warning("%s: old checkpoints could not be removed: %s", run.folder.checkpoints, error)
+
+    def _join(self) -> None:
+        if self._writing is not None:
+            self._writing.join()
+            self._writing = None
+
+    def on_end(self, run: Run) -> None:
+        self._join()
+        if any_rank(run.progress.step != self._saved_step or self._failure is not None, run.engine.device):
+            self._save(run)
+            self._join()
+        if self._failure is not None:
+            raise RunError(
+                f"{run.folder.path}: the last checkpoint could not be written ({self._failure}); make room and run "
+                "again to go on from the one before"
+            )
+
+    def on_close(self, run: Run) -> None:
+        """What is under way is brought to its end: a run that failed keeps it."""
+        self._join()

@@ -143,6 +143,12 @@ class KeepConfig(Section):
     """Which checkpoints stay on disk."""
 
     last: int = Field(3, gt=0, description="The newest so many.")
+    every_tokens: int | None = Field(
+        None, gt=0, description="Also the first one at or behind each multiple of so many tokens, for good."
+    )
+    bytes: int | None = Field(
+        None, gt=0, description="All together at most so many bytes, the newest aside; the oldest go first."
+    )
 
 
 class CheckpointConfig(Section):
@@ -150,6 +156,9 @@ class CheckpointConfig(Section):
 
     every: Duration | None = Field(1800.0, gt=0, description="Time between two checkpoints, such as 30min.")
     every_tokens: int | None = Field(None, gt=0, description="Tokens between two checkpoints.")
+    in_background: bool = Field(
+        True, description="Write while the training goes on, from a copy in memory; it takes 12 bytes a parameter."
+    )
     keep: KeepConfig = KeepConfig()
 
 

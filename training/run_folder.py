@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -69,6 +70,7 @@ class RunFolder:
         self.path, self._writes = path, writes
         self.checkpoints = path / "checkpoints"
         self.life = 1
+        self._appending = threading.Lock()
         if writes:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(path / ".lock")
@@ -105,6 +107,10 @@ class RunFolder:
         if not self._writes:
             return
         path = self.path / name
+        with self._appending:
+            self._append_to(path, line)
+
+    def _append_to(self, path: Path, line: dict[str, Any]) -> None:
         torn = path.exists() and path.stat().st_size and not _ends_with_newline(path)
         with path.open("a") as file:
             # A life that was killed while writing may have left half a line, which must not swallow this one.

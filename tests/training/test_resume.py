@@ -10,6 +10,8 @@ import pytest
 from data_pipeline.errors import InputError
 from processes import events, kill, metrics, started, thalweg, wait_for, write_run
 from training import checkpoint
+from training.config import KeepConfig
+from training.keeping import prune
 from training.run_folder import RunFolder, read_lines
 
 
@@ -165,7 +167,7 @@ def test_checkpoints_are_kept_in_the_order_in_which_they_were_written(tmp_path: 
     for written, step in enumerate((100, 200, 60), start=1):
         made_up(tmp_path, step, written)
     (tmp_path / "checkpoints" / ".step-0000300.partial").mkdir()
-    checkpoint.prune(tmp_path, keep_last=2)
+    prune(tmp_path, KeepConfig(last=2))
     assert steps(tmp_path) == ["step-0000060", "step-0000200"]
 
 
@@ -173,7 +175,7 @@ def test_the_newest_checkpoint_is_kept_whatever_the_clocks_say(tmp_path: Path) -
     for written, step in ((9, 20), (1, 25)):
         made_up(tmp_path, step, written)
     (tmp_path / "checkpoints" / "latest").write_text("step-0000025\n")
-    checkpoint.prune(tmp_path, keep_last=1)
+    prune(tmp_path, KeepConfig(last=1))
     assert steps(tmp_path) == ["step-0000025"]
 
 
@@ -186,9 +188,9 @@ def test_a_checkpoint_that_is_half_removed_is_invisible_and_goes_later(tmp_path:
         made_up(tmp_path, step, written)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(shutil, "rmtree", killed)
-        checkpoint.prune(tmp_path, keep_last=1)
+        prune(tmp_path, KeepConfig(last=1))
     assert [path.name for path in (tmp_path / "checkpoints").glob("step-*")] == ["step-0000002"]
-    checkpoint.prune(tmp_path, keep_last=1)
+    prune(tmp_path, KeepConfig(last=1))
     assert steps(tmp_path) == ["step-0000002"]
 
 
@@ -221,7 +223,9 @@ def test_half_a_line_of_a_killed_life_does_not_swallow_the_next(tmp_path: Path) 
 
 
 def test_checkpoints_are_written_by_time(run: Path) -> None:
-    thalweg("train", run, "checkpoint.every=0.001s", "train.tokens=400", cwd=run.parent)
+    thalweg(
+        "train", run, "checkpoint.every=0.001s", "checkpoint.in_background=false", "train.tokens=400", cwd=run.parent
+    )
     assert [each["step"] for each in events(run.parent / "runs" / "t") if each["event"] == "checkpoint"] == [
         1,
         2,

@@ -1,0 +1,133 @@
+"""Checkpoints in the background: on a slow disk, on a full one, and which of them stay."""
+
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_pipeline.shards import FileEntry
+from processes import environment, events, metrics, thalweg, write_run
+from training import checkpoint
+from training.checkpoint import CheckpointManifest
+from training.config import KeepConfig
+from training.keeping import prune
+from training.state_files import StateFiles
+
+SLOWLY = """
+import sys, time
+import training.checkpoint_writing as writing
+
+write = writing.write
+
+def slowly(path, parts):
+    time.sleep(0.5)
+    write(path, parts)
+
+writing.write = slowly
+from launcher.cli import main
+
+sys.argv = ["thalweg", *sys.argv[1:]]
+main()
+"""
+"""The command line with a disk that takes its time."""
+
+EVERY = ["checkpoint.every_tokens=80", "checkpoint.keep.last=100", "train.decay_tokens=8000"]
+
+
+def run_on_a_slow_disk(*arguments: object, cwd: Path) -> None:
+    command = [sys.executable, "-P", "-c", SLOWLY, *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_loop_goes_on_while_a_slow_disk_is_written_to_and_what_is_written_is_of_one_step(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    run_on_a_slow_disk("train", run, *EVERY, "train.tokens=8000", "run_dir=slow", cwd=tmp_path)
+    thalweg("train", run, *EVERY, "checkpoint.in_background=false", "train.tokens=1600", "run_dir=waits", cwd=tmp_path)
+    saved = [event for event in events(tmp_path / "slow") if event["event"] == "checkpoint"]
+    steps = [event["step"] for event in saved]
+    assert steps[0] == 1 and steps[-1] == 100 and 2 < len(steps) < 50 and steps == sorted(steps)
+    assert all(event["stalled_seconds"] < event["seconds"] for event in saved)
+    assert all(event["seconds"] > 1 for event in saved)
+    for step in [each for each in steps if each <= 20]:
+        for kind in ("weights", "moments"):
+            one, other = (
+                StateFiles(tmp_path / name / "checkpoints" / f"step-{step:07d}" / kind) for name in ("slow", "waits")
+            )
+            assert one.shapes == other.shapes
+            assert all(torch.equal(value, other.read(name).view(value.shape)) for name, value in one.tensors())
+
+
+@contextmanager
+def small_disk(folder: Path, size: str):
+    """A file system in memory of that size, at `folder`."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount here")
+    if done.returncode:
+        pytest.skip(f"nothing can be mounted here: {done.stderr}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("background", ["true", "false"])
+def test_a_full_disk_leaves_the_last_checkpoint_whole_and_all_ranks_agreeing(tmp_path: Path, background: str) -> None:
+    run, disk = write_run(tmp_path), tmp_path / "disk"
+    layout = ["--processes", 2, "checkpoint.every_tokens=400", f"checkpoint.in_background={background}"]
+    arguments = ["launch", run, *layout, "checkpoint.keep.last=1", "run_dir=disk/run"]
+    thalweg(*arguments, "run_dir=roomy", cwd=tmp_path)
+    with small_disk(disk, "700k"):
+        _, said = thalweg(*arguments, cwd=tmp_path, code=1)
+        assert "step-0000010 could not be written: rank" in said and "No space left" in said
+        assert "the last checkpoint could not be written" in said and "make room and run again" in said
+        told = events(disk / "run")
+        assert [(each["event"], each["step"]) for each in told if each["event"].startswith("checkpoint")][:2] == [
+            ("checkpoint", 5),
+            ("checkpoint_failed", 10),
+        ]
+        assert len(metrics(disk / "run")) == 20
+        whole = checkpoint.latest(disk / "run")
+        assert whole is not None and whole.name == "step-0000005" and checkpoint.verify(whole) == []
+        assert [path.name for path in whole.parent.iterdir() if path.name.startswith(".")] == []
+        subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
+        _, said = thalweg(*arguments, cwd=tmp_path)
+        assert "resumed from" in said and "at step 5" in said
+        assert metrics(disk / "run")[-1]["data_hash"] == metrics(tmp_path / "roomy")[-1]["data_hash"]
+        assert metrics(disk / "run")[-1]["loss"] == metrics(tmp_path / "roomy")[-1]["loss"]
+
+
+def made_up(run_dir: Path, step: int, size: int = 10) -> None:
+    folder = checkpoint.folder_of(run_dir, step)
+    folder.mkdir(parents=True)
+    files = {"x": FileEntry(bytes=size, xxh3="0")}
+    (folder / "manifest.json").write_text(CheckpointManifest(tokens=100 * step, files=files).model_dump_json())
+    (run_dir / "checkpoints" / "latest").write_text(folder.name + "\n")
+
+
+@pytest.mark.parametrize(
+    ("keep", "stay"),
+    [
+        ({"last": 2}, [11, 12]),
+        ({"last": 1, "every_tokens": 400}, [4, 8, 12]),
+        ({"last": 3, "every_tokens": 550}, [6, 10, 11, 12]),
+        ({"last": 20}, list(range(1, 13))),
+        ({"last": 20, "bytes": 35}, [10, 11, 12]),
+        ({"last": 2, "every_tokens": 400, "bytes": 30}, [8, 11, 12]),
+        ({"last": 20, "bytes": 5}, [12]),
+    ],
+)
+def test_what_the_rules_keep(tmp_path: Path, keep: dict[str, int], stay: list[int]) -> None:
+    for step in range(1, 13):
+        made_up(tmp_path, step)
+        prune(tmp_path, KeepConfig(**keep))
+    assert [int(folder.name[5:]) for folder in sorted((tmp_path / "checkpoints").glob("step-*"))] == stay
