@@ -184,6 +184,40 @@ def inspect(
     print(json.dumps(batch.as_json()) if as_json else printed(batch))
 
 
+@app.command(
+    epilog="Example: thalweg verify-resume configs/smoke.yaml --processes 2 --resume-processes 1 --resume-stage 3"
+)
+def verify_resume(
+    run: RunFile,
+    assignments: Assignments = None,
+    processes: Annotated[int, typer.Option(min=1, help="Of the undisturbed run and of the first life.")] = 1,
+    resume_processes: Annotated[
+        int | None, typer.Option(min=1, help="Of the lives after a kill; the same by default.")
+    ] = None,
+    resume_stage: Annotated[
+        int | None, typer.Option(min=0, max=3, help="ZeRO stage of the lives after a kill; the same by default.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=2, help="So many steps of the run are done.")] = 20,
+    kills: Annotated[int, typer.Option(min=1, help="SIGKILLs, each at another step.")] = 1,
+    seed: Annotated[int, typer.Option(help="Chooses the steps.")] = 0,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep both runs there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """Run, kill, resume, and compare losses and data with an undisturbed run."""
+    from launcher import verify_resume as trial
+    from launcher.config import load_run
+
+    config = load_run(run, assignments)
+    first = trial.Layout(processes, config.zero.stage)
+    stage = first.stage if resume_stage is None else resume_stage
+    then = trial.Layout(resume_processes or processes, stage)
+    chosen = trial.Choice(steps, kills, seed)
+    verdict = trial.verify_resume(run, assignments or [], config, first, then, chosen, out)
+    print(json.dumps(verdict.as_json()) if as_json else trial.printed(verdict))
+    if not verdict.holds:
+        raise RunError(f"{run}: a resumed run differs from an undisturbed one at step {verdict.first_difference}")
+
+
 @app.command(epilog="Example: thalweg verify runs/smoke@latest")
 def verify(
     path: Annotated[str, typer.Argument(metavar="PATH", help="A prepared folder or its URL, or a checkpoint.")],
