@@ -12,7 +12,14 @@ from data_pipeline.errors import InputError
 from data_pipeline.urls import without_password
 from launcher.yaml_file import override, read_yaml, write_yaml
 from model.config import ModelConfig
-from training.config import CheckpointConfig, MetricsConfig, TrainConfig, ValidationConfig, ZeroConfig
+from training.config import (
+    CheckpointConfig,
+    MetricsConfig,
+    NoiseScaleConfig,
+    TrainConfig,
+    ValidationConfig,
+    ZeroConfig,
+)
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -30,6 +37,7 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     validation: ValidationConfig = ValidationConfig()
     metrics: MetricsConfig = MetricsConfig()
+    noise_scale: NoiseScaleConfig = NoiseScaleConfig()
 
     @property
     def folder(self) -> Path:

@@ -99,6 +99,7 @@ def train_rank(config: RunConfig, resume: str) -> None:
     from training.ledger import Ledger
     from training.loop import train
     from training.metrics import Metrics
+    from training.noise_scale import NoiseScale
     from training.optimizer import build_optimizer
     from training.run import Run
     from training.run_folder import RunFolder
@@ -129,6 +130,7 @@ def train_rank(config: RunConfig, resume: str) -> None:
     callbacks = [
         FiniteGuard(),
         Validation(config.validation),
+        NoiseScale(config.noise_scale, config.metrics),
         Metrics(config.metrics, [run_folder.metrics, console.show]),
         console,
         Checkpointer(config.checkpoint, describing),

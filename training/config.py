@@ -173,3 +173,12 @@ class MetricsConfig(Section):
     """The `metrics:` section."""
 
     every_steps: int = Field(1, gt=0, description="Steps between two lines of metrics.jsonl.")
+
+
+class NoiseScaleConfig(Section):
+    """The `noise_scale:` section: how large a batch is worth its tokens."""
+
+    every_steps: int = Field(0, ge=0, description="Steps between two measurements; 0, the default, makes none.")
+    smoothing: float = Field(
+        0.99, ge=0, lt=1, description="Share that is kept from measurement to measurement; 0.99 averages about 100."
+    )

@@ -456,7 +456,7 @@ def test_dump_reads_back_equal_whatever_the_names(
 def test_dump_holds_every_default(write: Any) -> None:
     tree = yaml.safe_load(load_run(write(RUN)).dump())
     assert set(tree) == set(RunConfig.model_fields)
-    assert tree["checkpoint"]["keep"] == {"last": 3}
+    assert tree["checkpoint"]["keep"] == {"last": 3, "every_tokens": None, "bytes": None}
     assert tree["train"]["weight_decay"] == 0.1
 
 

@@ -274,7 +274,7 @@ def test_gpt2s_own_files_of_its_tokenizer_are_read(shared_data: Path, tmp_path: 
 def test_a_checkpoint_of_another_format_is_refused(saved: Path) -> None:
     rewrite(saved / "manifest.json", format_version=1)
     for refuse in (checkpoint.open_network, checkpoint.verify, checkpoint.read_model):
-        with pytest.raises(InputError, match=r"manifest.json: is of format 1, and this thalweg reads format 3"):
+        with pytest.raises(InputError, match=r"manifest.json: is of format 1, and this thalweg reads format 4"):
             refuse(saved)
     for text in ("{", "[]", '{"sources": {}, "format_version": 1}'):
         (saved / "manifest.json").write_text(text)

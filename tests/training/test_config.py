@@ -7,6 +7,7 @@ from training.config import (
     CheckpointConfig,
     KeepConfig,
     MetricsConfig,
+    NoiseScaleConfig,
     TrainConfig,
     ValidationConfig,
     ZeroConfig,
@@ -89,6 +90,9 @@ def test_defaults_are_those_of_the_paper() -> None:
         (ValidationConfig, {"every_tokens": 0}),
         (ValidationConfig, {"tokens_per_source": 0}),
         (MetricsConfig, {"every_steps": 0}),
+        (NoiseScaleConfig, {"every_steps": -1}),
+        (NoiseScaleConfig, {"smoothing": 1.0}),
+        (NoiseScaleConfig, {"smoothing": -0.1}),
     ],
 )
 def test_value_out_of_range_is_named(section: type[BaseModel], wrong: dict[str, object]) -> None:
