@@ -136,11 +136,7 @@ def train_rank(config: RunConfig, resume: str) -> None:
         Checkpointer(config.checkpoint, describing),
     ]
     try:
-        opened = gather_objects(stream.identity)
-        if others := [rank for rank, identity in enumerate(opened) if identity != opened[0]]:
-            raise InputError(
-                f"data: rank {others[0]} opened other data than rank 0; give all machines the same, and start anew"
-            )
+        _refuse_other_ranks(gather_objects((stream.identity, folder and folder.name)))
         if folder is not None:
             checkpoint.load(run, folder)
             log.info("resumed from %s at step %d, %s tokens", folder, run.progress.step, f"{run.tokens:,}")
@@ -162,6 +158,19 @@ def train_rank(config: RunConfig, resume: str) -> None:
     finally:
         stream.close()
     engine.close()
+
+
+def _refuse_other_ranks(opened: list[tuple[str, str | None]]) -> None:
+    """Raises InputError where a rank opened other data, or another checkpoint, than rank 0: each looked by itself."""
+    for rank, (identity, checkpoint) in enumerate(opened):
+        if identity != opened[0][0]:
+            raise InputError(f"data: rank {rank} opened other data than rank 0; give all machines the same")
+        if checkpoint != opened[0][1]:
+            raise InputError(
+                f"--resume: rank {rank} goes on from {checkpoint or 'the beginning'}, rank 0 from "
+                f"{opened[0][1] or 'the beginning'}; somebody else is writing there, or a network's disk is behind: "
+                "start again"
+            )
 
 
 def _note_begin(run: "Run", folder: Path | None) -> None:

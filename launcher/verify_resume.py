@@ -18,12 +18,14 @@ import psutil
 from data_pipeline.errors import InputError
 from launcher.config import RunConfig
 from training.batch_ramp import sequences_after
+from training.checkpoint import latest
 from training.errors import RunError
 from training.run_folder import read_lines
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2}
 """Of the losses on another layout, relative: sums in another order, in bf16 of 8 bits each."""
-STEPS_PER_CHECKPOINT = 3
+CHECKPOINTS = 6
+"""At so many equal parts of the run."""
 POLL = 0.02
 
 
@@ -46,7 +48,8 @@ class Choice:
     @property
     def at(self) -> list[int]:
         """The steps at which a life is killed."""
-        return sorted(random.Random(self.seed).sample(range(1, self.steps), min(self.kills, self.steps - 1)))
+        most = max(self.steps * 3 // 4, 2)  # a kill takes effect some steps later
+        return sorted(random.Random(self.seed).sample(range(1, most), min(self.kills, most - 1)))
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Trial:
         self._run, self._config, self._folder, self.steps = run, config, folder, steps
         n_ctx = config.model.n_ctx
         tokens = sequences_after(config.train, n_ctx, 0, steps) * n_ctx
-        every = STEPS_PER_CHECKPOINT * config.train.batch_tokens
+        every = max(tokens // CHECKPOINTS, 1)
         self._assignments = [
             *assignments,
             f"train.tokens={tokens}",
@@ -103,7 +106,10 @@ class Trial:
         self._finish(layout, "straight")
 
     def killed(self, first: Layout, then: Layout, at: list[int]) -> None:
-        """Does it again: each life is killed at one of the steps `at`, and the last one goes on to the end."""
+        """Does it again: each life is killed at one of the steps `at`, and the last one goes on to the end.
+
+        Or behind them, once there is a checkpoint to go on from. A life that ends before is one kill less.
+        """
         for number, step in enumerate(at):
             self._kill_at(step, first if number == 0 else then)
         self._finish(then, "killed")
@@ -117,11 +123,11 @@ class Trial:
         metrics = self._folder / "killed" / "metrics.jsonl"
         before = len(read_lines(metrics))
         with self._started(layout, "killed") as (process, said):
-            while not any(line["step"] >= step for line in read_lines(metrics)[before:]):
+            while latest(metrics.parent) is None or all(line["step"] < step for line in read_lines(metrics)[before:]):
                 if process.poll():
                     raise RunError(f"{metrics.parent}: the run failed, which says: {_end_of(said)}")
                 if process.poll() == 0:
-                    return  # it was quicker than we looked
+                    return
                 time.sleep(POLL)
 
     @contextlib.contextmanager
@@ -173,7 +179,9 @@ def _end_of(said: Path) -> str:
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:
-    """SIGKILL for a command and all that it started."""
+    """SIGKILL for a command and all that it started, unless it has ended."""
+    if process.poll() is not None:
+        return
     with contextlib.suppress(psutil.NoSuchProcess):
         for each in (*psutil.Process(process.pid).children(recursive=True), process):
             with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
@@ -195,8 +203,8 @@ def verify_resume(
     Both lie in `out` afterwards, or nowhere. Raises RunError where a run fails by itself, and InputError where `out`
     holds something.
     """
-    if out is not None and out.exists() and any(out.iterdir()):
-        raise InputError(f"{out}: is not empty; name a new folder")
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: is there and not an empty folder; name a new one")
     with ExitStack() as stack:
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="thalweg-")))
         folder.mkdir(parents=True, exist_ok=True)
@@ -204,6 +212,8 @@ def verify_resume(
         trial.undisturbed(first)
         trial.killed(first, then, choice.at)
         verdict = trial.compare(first, then)
+        if not any(verdict.resumed_at):
+            raise RunError(f"{run}: ended before it was killed and nothing was resumed; take more --steps")
         (folder / "verdict.json").write_text(json.dumps(verdict.as_json(), indent=1) + "\n")
     return verdict
 

@@ -47,8 +47,10 @@ def group_of_writers() -> Any:
 
 
 def take(run: Run, describing: Describing) -> Snapshot:
-    """Copies the run as it stands. Every rank must call it."""
-    run.ledger.settle()
+    """Copies the run as it stands, its ledger being settled.
+
+    Raises MemoryError or RuntimeError where there is no room for that.
+    """
     engine = run.engine
     parts = {
         kind: [Part(each.name, each.shape, each.start, each.values.detach().to("cpu", copy=True)) for each in held]
@@ -89,7 +91,7 @@ def _descriptions(run: Run, describing: Describing) -> dict[str, str]:
 
 
 def save(snapshot: Snapshot, group: Any, when_whole: Callable[[], None]) -> None:
-    """Writes a checkpoint and moves `latest` to it; `when_whole` is called on rank 0 in between.
+    """Writes a checkpoint and moves `latest` to it; `when_whole` is called on rank 0 when all is written.
 
     Every rank must call it. Raises WriteError on all of them where one could not write, with nothing left behind.
     """
@@ -125,6 +127,8 @@ def _write(snapshot: Snapshot, partial: Path, rank: int) -> dict[str, FileEntry]
         (partial / name).write_text(text, encoding="utf-8")
     for name in names:
         to_disk(partial / name)
+    for folder in {(partial / name).parent for name in names}:
+        to_disk(folder)
     return {name: FileEntry.of(partial / name) for name in names}
 
 
@@ -132,10 +136,14 @@ def _finish(manifest: CheckpointManifest, partial: Path, final: Path, when_whole
     write_whole(partial / "manifest.json", manifest.model_dump_json(indent=1))
     if final.exists():
         remove(final)
+    when_whole()  # before it is seen: a run that goes on from it finds the event
     partial.replace(final)
-    to_disk(final.parent)
-    when_whole()
-    write_whole(final.with_name("latest"), final.name + "\n")
+    try:
+        to_disk(final.parent)
+        write_whole(final.with_name("latest"), final.name + "\n")
+    except OSError:
+        remove(final)
+        raise
 
 
 def _agreed(work: Callable[[], T], group: Any) -> list[T]:

@@ -6,7 +6,7 @@ import time
 
 from data_pipeline.errors import InputError
 from training.callback import Callback, StepResult
-from training.checkpoint import Describing
+from training.checkpoint import Describing, folder_of
 from training.checkpoint_writing import Snapshot, group_of_writers, save, take
 from training.collectives import any_rank
 from training.config import CheckpointConfig
@@ -54,8 +54,10 @@ class Checkpointer(Callback):
     def _save(self, run: Run) -> None:
         began = time.monotonic()
         self._join()
-        snapshot = take(run, self._describing)
-        self._saved_step, self._is_due, self._time = run.progress.step, False, time.monotonic()
+        run.ledger.settle()
+        self._saved_step, self._is_due, self._time = run.progress.step, False, began
+        if (snapshot := self._taken(run)) is None:
+            return
         stalled = time.monotonic() - began
         self._writing = threading.Thread(
             target=self._write, args=(run, snapshot, began, stalled), name="checkpoint", daemon=True
@@ -64,24 +66,40 @@ class Checkpointer(Callback):
         if not self._config.in_background:
             self._join()
 
+    def _taken(self, run: Run) -> Snapshot | None:
+        """The copy, or None on every rank where one has no memory for its own."""
+        snapshot, failure = None, "another rank has no memory for its copy"
+        try:
+            snapshot = take(run, self._describing)
+        except (MemoryError, RuntimeError) as error:
+            failure = f"no memory for a copy: {error}"
+        if not any_rank(snapshot is None, run.engine.device):
+            return snapshot
+        self._note_failure(
+            run, folder_of(run.folder.path, run.progress.step).name, run.progress.step, run.tokens, failure
+        )
+        return None
+
+    def _note_failure(self, run: Run, name: str, step: int, tokens: int, reason: str) -> None:
+        self._failure = reason
+        if run.engine.rank == 0:
+            log.warning("checkpoint %s could not be written: %s; the run goes on", name, reason)
+            run.folder.event("checkpoint_failed", step, tokens, path=name, reason=reason)
+
     def _write(self, run: Run, snapshot: Snapshot, began: float, stalled: float) -> None:
         manifest, folder = snapshot.manifest, snapshot.folder
 
         def whole() -> None:
-            seconds = time.monotonic() - began
-            told = {"path": folder.name, "seconds": seconds}
-            run.folder.event("checkpoint", manifest.step, manifest.tokens, **told, stalled_seconds=stalled)
-            log.info("checkpoint %s written in %.1f s", folder, seconds)
+            told = {"path": folder.name, "seconds": time.monotonic() - began, "stalled_seconds": stalled}
+            run.folder.event("checkpoint", manifest.step, manifest.tokens, **told)
 
         try:
             save(snapshot, self._group, whole)
             self._failure = None
-        except Exception as error:
-            self._failure = str(error)
             if run.engine.rank == 0:
-                log.warning("checkpoint %s could not be written: %s; the run goes on", folder.name, error)
-                told = {"path": folder.name, "reason": str(error)}
-                run.folder.event("checkpoint_failed", manifest.step, manifest.tokens, **told)
+                log.info("checkpoint %s written in %.1f s", folder, time.monotonic() - began)
+        except Exception as error:
+            self._note_failure(run, folder.name, manifest.step, manifest.tokens, str(error))
         if run.engine.rank == 0:
             self._prune(run)
 

@@ -86,8 +86,10 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _one_batch_at_least(self) -> "TrainConfig":
-        if self.batch_tokens > self.tokens:
+        if self.ramp is None and self.batch_tokens > self.tokens:
             raise ValueError(f"batch_tokens {self.batch_tokens} is more than tokens {self.tokens}")
+        if self.ramp is not None and self.ramp.from_tokens > self.tokens:
+            raise ValueError(f"ramp.from_tokens {self.ramp.from_tokens} is more than tokens {self.tokens}")
         return self
 
     @property
@@ -157,7 +159,9 @@ class CheckpointConfig(Section):
     every: Duration | None = Field(1800.0, gt=0, description="Time between two checkpoints, such as 30min.")
     every_tokens: int | None = Field(None, gt=0, description="Tokens between two checkpoints.")
     in_background: bool = Field(
-        True, description="Write while the training goes on, from a copy in memory; it takes 12 bytes a parameter."
+        True,
+        description="Write while the training goes on. Either way the state is copied first: 12 bytes a parameter in "
+        "memory, over all processes.",
     )
     keep: KeepConfig = KeepConfig()
 

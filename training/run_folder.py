@@ -1,6 +1,7 @@
 """The run folder: everything needed to do a run again, and what became of it."""
 
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -63,6 +64,9 @@ def _commit() -> str | None:
     return done.stdout.strip() or None
 
 
+log = logging.getLogger("thalweg.train")
+
+
 class RunFolder:
     """Appends to a run's files. Only rank 0 writes; the other ranks' folders are mute."""
 
@@ -71,6 +75,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.life = 1
         self._appending = threading.Lock()
+        self._waiting: list[tuple[Path, str]] = []
         if writes:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(path / ".lock")
@@ -106,15 +111,26 @@ class RunFolder:
     def _append(self, name: str, line: dict[str, Any]) -> None:
         if not self._writes:
             return
-        path = self.path / name
         with self._appending:
-            self._append_to(path, line)
+            self._waiting.append((self.path / name, json.dumps(line)))
+            try:
+                self._write_waiting()
+            except OSError as error:
+                if len(self._waiting) == 1:
+                    log.warning("%s: cannot be written (%s); its lines are kept in memory until it can", name, error)
 
-    def _append_to(self, path: Path, line: dict[str, Any]) -> None:
-        torn = path.exists() and path.stat().st_size and not _ends_with_newline(path)
-        with path.open("a") as file:
-            # A life that was killed while writing may have left half a line, which must not swallow this one.
-            file.write(("\n" if torn else "") + json.dumps(line) + "\n")
+    def _write_waiting(self) -> None:
+        """Lines that a full disk has held up stay in order, and are lost with the process only."""
+        while self._waiting:
+            _append_line(*self._waiting[0])
+            del self._waiting[0]
+
+
+def _append_line(path: Path, line: str) -> None:
+    torn = path.exists() and path.stat().st_size and not _ends_with_newline(path)
+    with path.open("a") as file:
+        # A life that was killed while writing may have left half a line, which must not swallow this one.
+        file.write(("\n" if torn else "") + line + "\n")
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -8,6 +8,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 
@@ -60,12 +61,18 @@ class StateFiles:
                 self._enter(path)
             except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
                 raise InputError(f"{path}: cannot be read ({error}); restore it") from None
+        for name, places in self._places.items():
+            places.sort(key=lambda each: each.start)
+            for one, other in pairwise(places):
+                if one.stop > other.start:
+                    raise InputError(f"{other.path}: holds values of {name} that {one.path.name} has, too; remove one")
 
     def _enter(self, path: Path) -> None:
         with safe_open(path, "pt", backend="pread") as file:
             placed = json.loads((file.metadata() or {})["fragments"])
             for name, (start, shape) in placed.items():
-                self.shapes[name] = tuple(shape)
+                if self.shapes.setdefault(name, tuple(shape)) != tuple(shape):
+                    raise ValueError(f"{name} has shape {shape} there, and {list(self.shapes[name])} in others")
                 numel = prod(file.get_slice(name).get_shape())
                 self._places[name].append(_Place(path, start, start + numel))
 
@@ -76,7 +83,7 @@ class StateFiles:
         """
         stop = prod(self.shapes.get(name, ())) if stop is None else stop
         pieces, at = [], start
-        for place in sorted(self._places[name], key=lambda each: each.start):
+        for place in self._places.get(name, ()):
             if place.start <= at < place.stop and at < stop:
                 until = min(stop, place.stop)
                 pieces.append(self._piece(place, name, at - place.start, until - place.start))

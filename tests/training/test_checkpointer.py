@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from training import checkpoint
 from training.checkpoint import CheckpointManifest
 from training.config import KeepConfig
 from training.keeping import prune
+from training.run_folder import RunFolder
 from training.state_files import StateFiles
 
 SLOWLY = """
@@ -51,8 +52,7 @@ def test_the_loop_goes_on_while_a_slow_disk_is_written_to_and_what_is_written_is
     saved = [event for event in events(tmp_path / "slow") if event["event"] == "checkpoint"]
     steps = [event["step"] for event in saved]
     assert steps[0] == 1 and steps[-1] == 100 and 2 < len(steps) < 50 and steps == sorted(steps)
-    assert all(event["stalled_seconds"] < event["seconds"] for event in saved)
-    assert all(event["seconds"] > 1 for event in saved)
+    assert all(event["seconds"] - event["stalled_seconds"] > 0.99 for event in saved)  # it sleeps that long
     for step in [each for each in steps if each <= 20]:
         for kind in ("weights", "moments"):
             one, other = (
@@ -104,6 +104,26 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole_and_all_ranks_agreeing(tmp
         assert "resumed from" in said and "at step 5" in said
         assert metrics(disk / "run")[-1]["data_hash"] == metrics(tmp_path / "roomy")[-1]["data_hash"]
         assert metrics(disk / "run")[-1]["loss"] == metrics(tmp_path / "roomy")[-1]["loss"]
+
+
+@pytest.mark.slow
+def test_lines_that_a_full_disk_holds_up_are_written_when_there_is_room(tmp_path: Path, caplog) -> None:
+    with small_disk(tmp_path / "disk", "100k"):
+        folder = RunFolder(tmp_path / "disk" / "run", writes=True)
+        folder.event("start", 0, 0)
+        filler = tmp_path / "disk" / "filler"
+        with suppress(OSError), filler.open("wb", buffering=0) as file:
+            while file.write(b"x" * 4096):
+                pass
+        for step in range(100):
+            folder.metrics({"step": step, "much": "x" * 200})
+            folder.event("checkpoint_failed", step, step)
+        assert caplog.text.count("kept in memory until it can") == 1
+        filler.unlink()
+        folder.event("end", 100, 100)
+        assert [line["step"] for line in metrics(folder.path)] == list(range(100))
+        assert [line["step"] for line in events(folder.path)] == [0, *range(100), 100]
+        folder.close()
 
 
 def made_up(run_dir: Path, step: int, size: int = 10) -> None:

@@ -128,6 +128,7 @@ def test_warm_up_may_outlast_a_short_run_whose_decay_is_longer() -> None:
         ({"schedule": "wsd", "stable_tokens": 1000}, "stable_tokens 1000 does not lie between warmup_tokens 0 and"),
         ({"schedule": "wsd", "stable_tokens": 5, "warmup_tokens": 9}, "stable_tokens 5 does not lie between warmup_"),
         ({"ramp": {"from_tokens": 20, "over_tokens": 5}}, "ramp.from_tokens 20 is more than batch_tokens 10"),
+        ({"ramp": {"from_tokens": 9, "over_tokens": 5}, "tokens": 8}, "ramp.from_tokens 9 is more than tokens 8"),
     ],
 )
 def test_what_does_not_go_together_is_named(fields: dict[str, object], said: str) -> None:

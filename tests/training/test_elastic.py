@@ -55,7 +55,9 @@ def test_every_layout_takes_over_what_another_left(tmp_path: Path, precision: st
 @pytest.mark.slow
 def test_a_run_goes_on_with_other_processes_and_another_stage(tmp_path: Path) -> None:
     run = write_run(tmp_path)
-    fixed = ["train.decay_tokens=1600", "checkpoint.every_tokens=400"]
+    # Large enough for parameters that stage 3 does not keep on every rank (1e5 numbers), in several groups.
+    network = ["model.d_model=320", "model.mup_base_width=160"]
+    fixed = ["train.decay_tokens=1600", "checkpoint.every_tokens=400", *network]
     thalweg("launch", run, "--processes", 2, "zero.stage=3", *fixed, "run_dir=straight", cwd=tmp_path)
     for processes, stage, tokens in ((2, 3, 480), (1, 1, 960), (4, 2, 1600)):
         layout = ["--processes", processes, f"zero.stage={stage}", f"train.tokens={tokens}", "run_dir=moved"]

@@ -59,6 +59,12 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         state.read("a.weight")
     with pytest.raises(InputError, match="from 0 on of b"):
         state.read("b")
+    write(tmp_path / "00002.safetensors", [Part("a.weight", (7, 5), 1, torch.zeros(5))])
+    with pytest.raises(InputError, match=r"00002.safetensors: holds values of a\.weight that 00000"):
+        StateFiles(tmp_path)
+    write(tmp_path / "00002.safetensors", [Part("a.weight", (5, 7), 3, torch.zeros(5))])
+    with pytest.raises(InputError, match=r"a\.weight has shape \[5, 7\] there, and \[7, 5\] in others"):
+        StateFiles(tmp_path)
     (tmp_path / "00002.safetensors").write_text(json.dumps({}))
     with pytest.raises(InputError, match=r"00002\.safetensors: cannot be read"):
         StateFiles(tmp_path)
