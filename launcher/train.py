@@ -164,7 +164,9 @@ def _refuse_other_ranks(opened: list[tuple[str, str | None]]) -> None:
     """Raises InputError where a rank opened other data, or another checkpoint, than rank 0: each looked by itself."""
     for rank, (identity, checkpoint) in enumerate(opened):
         if identity != opened[0][0]:
-            raise InputError(f"data: rank {rank} opened other data than rank 0; give all machines the same")
+            raise InputError(
+                f"data: rank {rank} opened other data than rank 0; give all machines the same, and start anew"
+            )
         if checkpoint != opened[0][1]:
             raise InputError(
                 f"--resume: rank {rank} goes on from {checkpoint or 'the beginning'}, rank 0 from "
