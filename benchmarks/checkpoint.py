@@ -133,9 +133,8 @@ def size(folder: Path) -> int:
 
 def measured(folder: Path, processes: int, options: argparse.Namespace) -> dict[str, Any]:
     """What the ranks tell."""
-    if not (folder / "data").exists():
-        texts = iter([np.full(10_000, END_OF_TEXT, dtype=np.uint16)])
-        save_prepared(folder / "data", {"a": write_shards(folder / "data", "a", texts)})
+    texts = iter([np.full(10_000, END_OF_TEXT, dtype=np.uint16)])
+    save_prepared(folder / "data", {"a": write_shards(folder / "data", "a", texts)})
     ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     arguments = ["--worker", folder, "--rounds", options.rounds, "--width", options.width]
     variables = os.environ | {"OMP_NUM_THREADS": "1"}

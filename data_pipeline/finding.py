@@ -5,7 +5,7 @@ import fnmatch
 import logging
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -52,6 +52,14 @@ def files_of_kind(path: Path, suffixes: Sequence[str], log: logging.Logger, *, o
     if left := len(found) - len(taken):
         log.info("%s: %d files are left out, which do not end in %s", path, left, ", ".join(suffixes))
     return taken
+
+
+def each_once(files: Iterable[Path]) -> list[Path]:
+    """Absolute and sorted; one that is reached on several ways keeps the name that tells how it is compressed."""
+    found: dict[Path, Path] = {}
+    for file in files:
+        found.setdefault(file.resolve(), file.absolute())
+    return sorted(found.values())
 
 
 def fixed_part(pattern: Path) -> Path:

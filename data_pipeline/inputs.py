@@ -12,7 +12,7 @@ import xxhash
 from data_pipeline import sample, tokenizer
 from data_pipeline.config import FileSource, HubSource, Recipe, SourceConfig
 from data_pipeline.errors import InputError
-from data_pipeline.finding import files_of_kind, names_of
+from data_pipeline.finding import each_once, files_of_kind, names_of
 from data_pipeline.manifest import FORMAT_VERSION
 from data_pipeline.reading import Task
 
@@ -75,21 +75,13 @@ def find(recipe: Recipe, work: Path) -> list[Inputs]:
                 files += (at_path := files_of_kind(path, SUFFIXES[config.kind], log))
                 if not at_path:
                     missing.append(f"sources.{name}.paths: {path}")
-        unique = _once(files)
+        unique = each_once(files)
         found.append(Inputs(name, config, tuple(zip(unique, names_of(unique), strict=True))))
     if missing:
         raise MissingInputError(
             f"{'; '.join(missing)}: no such file, or no file matches; mend the path or fetch the corpus"
         )
     return found
-
-
-def _once(files: Sequence[Path]) -> list[Path]:
-    """Sorted, and once where one is reached on several ways, by the name that tells how it is compressed."""
-    found: dict[Path, Path] = {}
-    for file in files:
-        found.setdefault(file.resolve(), file.absolute())
-    return sorted(found.values())
 
 
 def plan_of(recipe: Recipe, inputs: Sequence[Inputs]) -> dict[str, Any]:

@@ -45,11 +45,14 @@ class PreparedShard:
     @property
     def needed(self) -> list[tuple[str, FileEntry]]:
         """Name and description of the files that reading tokens takes."""
-        return [(self._entry.name + suffix, self._entry.files[suffix]) for suffix in READ]
+        return self._files(READ)
+
+    def _files(self, suffixes: Sequence[str]) -> list[tuple[str, FileEntry]]:
+        return [(self._entry.name + suffix, self._entry.files[suffix]) for suffix in suffixes]
 
     def _with_files(self, suffixes: Sequence[str], opened: Callable[..., T]) -> T:
         """What `opened` makes of the paths of some files, which a cache brings first."""
-        files = [(self._entry.name + suffix, self._entry.files[suffix]) for suffix in suffixes]
+        files = self._files(suffixes)
         if self._cache is None:
             return opened(*(self._folder / name for name, _ in files))
         for attempt in range(ATTEMPTS):

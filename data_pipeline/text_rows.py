@@ -10,7 +10,7 @@ import xxhash
 
 from data_pipeline.config import TableSource
 from data_pipeline.errors import InputError
-from data_pipeline.finding import files_at, files_of_kind
+from data_pipeline.finding import each_once, files_at, files_of_kind
 from data_pipeline.readers import tables
 from data_pipeline.readers.base import Drop
 from data_pipeline.readers.files import Damaged, open_file
@@ -151,12 +151,10 @@ def files_of(name: str, config: TextStream) -> list[Path]:
     if config.dataset is not None:
         folder = Path(config.dataset)
         return files_at(folder) if folder.is_dir() else []
-    found: dict[Path, Path] = {}
+    found: list[Path] = []
     for path in config.paths:
         at_path = files_of_kind(path, SUFFIXES[config.format], log)
         if not at_path:
             raise InputError(f"data.sources.{name}.paths: {path}: no such file, or no file matches; mend the path")
-        # A file that is reached on two ways counts once, and keeps the name that tells how it is compressed.
-        for file in at_path:
-            found.setdefault(file.resolve(), file.absolute())
-    return sorted(found.values())
+        found += at_path
+    return each_once(found)

@@ -222,7 +222,7 @@ def write_weights_only(
     (folder / "model.json").write_text(model_json(model))
     (folder / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    manifest = CheckpointManifest(weights_only=True, files={str(p.relative_to(folder)): _settled(p) for p in paths})
+    manifest = CheckpointManifest(weights_only=True, files={str(p.relative_to(folder)): settled(p) for p in paths})
     write_whole(folder / "manifest.json", manifest.model_dump_json(indent=1))
 
 
@@ -254,7 +254,7 @@ def _files(parameters: Iterable[tuple[str, Tensor]]) -> Iterator[list[Part]]:
         yield parts
 
 
-def _settled(path: Path) -> FileEntry:
+def settled(path: Path) -> FileEntry:
     """Size and hash of a file that is forced to the disk."""
     to_disk(path)
     return FileEntry.of(path)

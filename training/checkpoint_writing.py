@@ -15,7 +15,8 @@ import torch.distributed as dist
 
 from data_pipeline.durable import to_disk, write_whole
 from data_pipeline.shards import FileEntry
-from training.checkpoint import CheckpointManifest, Describing, folder_of, model_json, remove, text_states_file
+from training.checkpoint import CheckpointManifest, Describing, folder_of, model_json, remove, settled, text_states_file
+from training.collectives import gather_objects
 from training.run import Run
 from training.state_files import Part, write
 
@@ -125,11 +126,10 @@ def _write(snapshot: Snapshot, partial: Path, rank: int) -> dict[str, FileEntry]
         names.append(name)
         (partial / name).parent.mkdir(exist_ok=True)
         (partial / name).write_text(text, encoding="utf-8")
-    for name in names:
-        to_disk(partial / name)
+    described = {name: settled(partial / name) for name in names}
     for folder in {(partial / name).parent for name in names}:
         to_disk(folder)
-    return {name: FileEntry.of(partial / name) for name in names}
+    return described
 
 
 def _finish(manifest: CheckpointManifest, partial: Path, final: Path, when_whole: Callable[[], None]) -> None:
@@ -153,8 +153,7 @@ def _agreed(work: Callable[[], T], group: Any) -> list[T]:
         told = work(), None
     except Exception as error:  # whatever it was, the other ranks wait for an answer
         told = None, f"{type(error).__name__}: {error}"
-    all_told: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(all_told, told, group)
+    all_told = gather_objects(told, group)
     for rank, (_, reason) in enumerate(all_told):
         if reason is not None:
             raise WriteError(f"rank {rank}: {reason}")

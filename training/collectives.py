@@ -42,15 +42,8 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.cat([each[:count] for each, count in zip(gathered, counts, strict=True)])
 
 
-def gather_objects(value: Any) -> list[Any]:
-    """The values of all ranks, in the order of the ranks."""
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
+def gather_objects(value: Any, group: Any = None) -> list[Any]:
+    """The values of all ranks, in the order of the ranks; those of a `group` through it."""
+    values: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(values, value, group)
     return values
-
-
-def from_rank_zero(value: Any) -> Any:
-    """Rank 0's value, on every rank."""
-    values = [value]
-    dist.broadcast_object_list(values, src=0)
-    return values[0]

@@ -49,7 +49,7 @@ def shards_of(folder: Path, vocab_size: int = VOCAB, **config: str):
     return open_foreign("x", mds_folder(folder, **config), vocab_size).shards
 
 
-def same(folder: Path, tokens: list[list[np.ndarray]], **config: str) -> None:
+def assert_same(folder: Path, tokens: list[list[np.ndarray]], **config: str) -> None:
     shards = shards_of(folder, **config)
     assert [shard.tokens for shard in shards] == [sum(map(len, each)) for each in tokens]
     for shard, samples in zip(shards, tokens, strict=True):
@@ -59,12 +59,12 @@ def same(folder: Path, tokens: list[list[np.ndarray]], **config: str) -> None:
 @pytest.mark.parametrize("compression", [None, "zstd", "zstd:7", "gz", "bz2:9"])
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_a_column_is_read_under_every_compression(tmp_path: Path, form: str, compression) -> None:
-    same(tmp_path, write(tmp_path, form, compression=compression))
+    assert_same(tmp_path, write(tmp_path, form, compression=compression))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int32", "uint32"])
 def test_plain_bytes_are_of_the_stated_type(tmp_path: Path, dtype: str) -> None:
-    same(tmp_path, write(tmp_path, dtype=dtype), dtype=dtype)
+    assert_same(tmp_path, write(tmp_path, dtype=dtype), dtype=dtype)
 
 
 @pytest.mark.parametrize(("shape", "encoding"), [((64,), "64"), ((4, 8), "4,8")])
@@ -74,7 +74,7 @@ def test_samples_of_one_shape_are_read(tmp_path: Path, shape: tuple[int, ...], e
     columns = {**beside, "tokens": (f"ndarray:uint16:{encoding}", size)}
     tokens = [[random_tokens(size // 2, seed=at).reshape(shape) for at in range(n)] for n in (3, 2)]
     write_mds(tmp_path, columns, [samples_of(columns, each) for each in tokens])
-    same(tmp_path, [[each.ravel() for each in samples] for samples in tokens])
+    assert_same(tmp_path, [[each.ravel() for each in samples] for samples in tokens])
 
 
 def test_each_sample_may_have_a_type_and_a_shape_of_its_own(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_each_sample_may_have_a_type_and_a_shape_of_its_own(tmp_path: Path) -> N
     tokens = [random_tokens(1 + at % 7, dtype, seed=at) for at, dtype in enumerate(types)]
     tokens[3], tokens[8] = random_tokens(1200).reshape(4, 300), random_tokens(70000).reshape(1, 70000)
     write_mds(tmp_path, columns, [[{"tokens": each} for each in tokens]])
-    same(tmp_path, [[each.ravel() for each in tokens]])
+    assert_same(tmp_path, [[each.ravel() for each in tokens]])
 
 
 @given(st.sampled_from(list(FORMS)), st.integers(0, 2), st.data())
@@ -157,7 +157,7 @@ def test_a_large_vocabulary_is_kept_in_four_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("hash", ["xxh64", "xxh3_64", "md5", "sha256"])
 @pytest.mark.parametrize("compression", [None, "zstd"])
 def test_a_changed_byte_is_told_by_the_hash_of_the_index(tmp_path: Path, hash: str, compression) -> None:
-    same(tmp_path, write(tmp_path, compression=compression, hashes=["crc77", hash]))
+    assert_same(tmp_path, write(tmp_path, compression=compression, hashes=["crc77", hash]))
     shard = shards_of(tmp_path)[1]
     path = Path(shard.name)
     data = bytearray(path.read_bytes())
@@ -170,7 +170,7 @@ def test_a_changed_byte_is_told_by_the_hash_of_the_index(tmp_path: Path, hash: s
 def test_hashes_that_nobody_knows_are_told_and_not_checked(tmp_path: Path, caplog) -> None:
     tokens = write(tmp_path, hashes=["crc77"])
     with caplog.at_level(logging.WARNING, "thalweg.data"):
-        same(tmp_path, tokens)
+        assert_same(tmp_path, tokens)
     assert [each.getMessage() for each in caplog.records] == [
         f"{tmp_path}/index.json: hashes by crc77 are not known here; shards are read unchecked"
     ]
@@ -315,9 +315,9 @@ def test_the_raw_shard_is_read_where_both_are_there_and_either_alone(tmp_path: P
     assert [Path(each.name).name for each in shards_of(tmp_path)] == [
         *("shard.00000.mds.zstd", "shard.00001.mds", "shard.00002.mds.zstd")
     ]
-    same(tmp_path, tokens)
+    assert_same(tmp_path, tokens)
     (tmp_path / "shard.00001.mds.zstd").unlink()
-    same(tmp_path, tokens)
+    assert_same(tmp_path, tokens)
     (tmp_path / "shard.00001.mds").unlink()
     with pytest.raises(InputError, match=r"mds.zstd: is missing, which index.json lists, and so is shard.00001.mds; "):
         shards_of(tmp_path)
@@ -374,8 +374,8 @@ def test_another_column_is_read_by_its_name(tmp_path: Path) -> None:
     columns = {"input_ids": ("ndarray:int32", None), "tokens": ("ndarray:int32", None)}
     tokens = random_tokens(9, "int32")
     write_mds(tmp_path, columns, [[{"input_ids": tokens, "tokens": tokens[:4]}]])
-    same(tmp_path, [[tokens]], column="input_ids")
-    same(tmp_path, [[tokens[:4]]])
+    assert_same(tmp_path, [[tokens]], column="input_ids")
+    assert_same(tmp_path, [[tokens[:4]]])
 
 
 def test_an_unknown_compression_is_told_with_those_that_are_known(tmp_path: Path) -> None:

@@ -3,45 +3,24 @@
 import json
 import sys
 
-import torch
-
-from data_pipeline.deal import Deal
-from model.gpt import GPT
 from model.objective import task
-from parity_worker import TRAIN, VARIANTS, batch
+from parity_worker import VARIANTS, batch, built, dealt
 from training.collectives import gather_objects, gather_rows
-from training.compilation import compile_blocks
 from training.gradient_norms import GradientNorms
-from training.optimizer import build_optimizer
 
 STEPS, MICRO_BATCH = 3, 2
 
 
 def main(stage: int, precision: str, variant: str) -> None:
-    from training.engine import build_engine, leave
+    from training.engine import leave
 
-    model, recompute, compiles = VARIANTS[variant]
-    network = GPT(model, recompute)
-    network.initialise(0)
-    compile_blocks(network, compiles, stage)
-    engine = build_engine(
-        network,
-        build_optimizer(network, TRAIN),
-        zero_stage=stage,
-        precision=precision,
-        micro_batch=MICRO_BATCH,
-        grad_clip=TRAIN.grad_clip,
-    )
+    model, engine = VARIANTS[variant][0], built(stage, precision, MICRO_BATCH, variant)
     engine.set_lr(0.0)  # the weights stay, so that every step is told from the first ones
     steps = []
     for step in range(STEPS):
         tokens = batch(step)
-        deal = Deal(len(tokens), engine.world_size, MICRO_BATCH)
-        mine = tokens[deal.part(engine.rank)]
-        padded = torch.zeros(deal.slots, tokens.shape[1], dtype=torch.int64)
-        padded[: len(mine)] = mine
-        weights = (torch.arange(deal.slots) < len(mine)).float()
-        norms = GradientNorms(network.parameters(), len(deal.forwards), engine.device)
+        deal, padded, weights = dealt(engine, tokens, MICRO_BATCH)
+        norms = GradientNorms(engine.network.parameters(), len(deal.forwards), engine.device)
         for part in deal.forwards:
             learned = task(model, padded[part], seed=0, positions=range(padded[part].shape[0]))
             total, _ = engine(*learned, weights[part])

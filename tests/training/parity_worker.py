@@ -45,29 +45,37 @@ def lr(step: int) -> float:
     return TRAIN.lr * (1 - step / (2 * STEPS))
 
 
-def main(stage: int, precision: str, micro_batch: int, variant: str) -> None:
-    from training.engine import build_engine, leave
+def built(stage: int, precision: str, micro_batch: int, variant: str = "plain"):
+    """The engine of a variant's network."""
+    from training.engine import build_engine
 
     model, recompute, compiles = VARIANTS[variant]
     network = GPT(model, recompute)
     network.initialise(0)
     compile_blocks(network, compiles, stage)
-    engine = build_engine(
-        network,
-        build_optimizer(network, TRAIN),
-        zero_stage=stage,
-        precision=precision,
-        micro_batch=micro_batch,
-        grad_clip=TRAIN.grad_clip,
+    optimizer = build_optimizer(network, TRAIN)
+    return build_engine(
+        network, optimizer, zero_stage=stage, precision=precision, micro_batch=micro_batch, grad_clip=TRAIN.grad_clip
     )
+
+
+def dealt(engine, tokens: torch.Tensor, micro_batch: int) -> tuple[Deal, torch.Tensor, torch.Tensor]:
+    """How a global batch [N, T + 1] is dealt, this rank's sequences [slots, T + 1] with filler, and their weights."""
+    deal = Deal(len(tokens), engine.world_size, micro_batch)
+    mine = tokens[deal.part(engine.rank)]
+    padded = torch.zeros(deal.slots, tokens.shape[1], dtype=torch.int64)
+    padded[: len(mine)] = mine
+    return deal, padded, (torch.arange(deal.slots) < len(mine)).float()
+
+
+def main(stage: int, precision: str, micro_batch: int, variant: str) -> None:
+    from training.engine import leave
+
+    model, engine = VARIANTS[variant][0], built(stage, precision, micro_batch, variant)
     losses, norms = [], []
     for step in range(STEPS):
         tokens = batch(step)
-        deal = Deal(len(tokens), engine.world_size, micro_batch)
-        mine = tokens[deal.part(engine.rank)]
-        padded = torch.zeros(deal.slots, tokens.shape[1], dtype=torch.int64)
-        padded[: len(mine)] = mine
-        weights = (torch.arange(deal.slots) < len(mine)).float()
+        deal, padded, weights = dealt(engine, tokens, micro_batch)
         engine.set_lr(lr(step))
         seen = []
         forwards = deal.forwards
@@ -76,7 +84,7 @@ def main(stage: int, precision: str, micro_batch: int, variant: str) -> None:
             total, by_sequence = engine(*learned, weights[part])
             engine.backward(total * (engine.world_size / len(tokens)), last=part is forwards[-1])
             seen.append(by_sequence)
-        mean = gather_rows(torch.cat(seen)[: len(mine), None]).mean()
+        mean = gather_rows(torch.cat(seen)[weights > 0, None]).mean()
         losses.append(float(mean))
         norms.append(engine.step())
     final: dict[str, float] = {}

@@ -9,21 +9,14 @@ from pathlib import Path
 
 import torch
 
-from model.gpt import GPT
 from model.objective import task
-from parity_worker import MODEL, TRAIN, batch
-from training.engine import build_engine, leave
-from training.optimizer import build_optimizer
+from parity_worker import MODEL, batch, built
+from training.engine import leave
 from training.state_files import StateFiles, write
 
 
 def main(stage: int, precision: str, before: str, after: str, steps: int) -> None:
-    network = GPT(MODEL)
-    network.initialise(0)
-    optimizer = build_optimizer(network, TRAIN)
-    engine = build_engine(
-        network, optimizer, zero_stage=stage, precision=precision, micro_batch=2, grad_clip=TRAIN.grad_clip
-    )
+    engine = built(stage, precision, micro_batch=2)
     if before == "-":
         for step in range(steps):
             train(engine, step)
@@ -31,16 +24,14 @@ def main(stage: int, precision: str, before: str, after: str, steps: int) -> Non
         taken = json.loads(Path(before, "steps.json").read_text())
         engine.restore(StateFiles(Path(before, "weights")), StateFiles(Path(before, "moments")), taken)
         assert engine.optimizer_steps == taken
+    saved_at = engine.optimizer_steps
     for kind, parts in engine.parts().items():
         Path(after, kind).mkdir(parents=True, exist_ok=True)
         write(Path(after, kind, f"{engine.rank:05d}.safetensors"), parts)
+    losses = [train(engine, steps + at) for at in range(3)]
     if engine.rank == 0:
-        Path(after, "steps.json").write_text(json.dumps(engine.optimizer_steps))
-        shown = [train(engine, steps + at) for at in range(3)]
-        print(json.dumps(shown))
-    else:
-        for at in range(3):
-            train(engine, steps + at)
+        Path(after, "steps.json").write_text(json.dumps(saved_at))
+        print(json.dumps(losses))
     engine.close()
     leave(0)
 
