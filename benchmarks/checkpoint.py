@@ -41,6 +41,7 @@ from training.ledger import Ledger
 from training.optimizer import build_optimizer
 from training.run import Run
 from training.run_folder import RunFolder
+from training.signals import Signals
 
 HERE = Path(__file__).resolve().parent
 N_CTX, STAGE = 128, 1
@@ -65,7 +66,7 @@ def run_of(folder: Path, width: int) -> tuple[Run, Any]:
     data = folder / "data"
     stream = open_stream(DataConfig(path=data, mixture={"a": 1.0}), 1, N_CTX)
     run_folder = RunFolder(folder / "run", writes=engine.rank == 0)
-    return Run(config, model, engine, stream, Ledger(stream, engine.device), run_folder), built[0]
+    return Run(config, model, engine, stream, Ledger(stream, engine.device), run_folder, Signals()), built[0]
 
 
 def step(run: Run) -> None:

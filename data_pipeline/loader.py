@@ -1,7 +1,7 @@
 """From the stream to one rank's batches: dealing, filling up, reading ahead."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from itertools import islice, pairwise, repeat
@@ -95,8 +95,9 @@ class Loader:
         micro_batch: int,
         rank: int = 0,
         world_size: int = 1,
+        interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
-        """The first batch begins at `state`.
+        """The first batch begins at `state`. Waiting for one ends with Interrupted when `interrupted`.
 
         `sequences` are those of a global batch: a number, or one for each batch that follows, for batches that grow.
         """
@@ -105,7 +106,7 @@ class Loader:
         self._micro_batch, self._rank, self._world_size = micro_batch, rank, world_size
         self._is_at_end = False
         self._deals: dict[int, tuple[Deal, list[torch.Tensor]]] = {}
-        self._read_ahead = ReadAhead(self._read_all(), depth=2)
+        self._read_ahead = ReadAhead(self._read_all(), depth=2, interrupted=interrupted)
         self._batches = self._assembled()
 
     def _deal(self, sequences: int) -> tuple[Deal, list[torch.Tensor]]:
@@ -215,6 +216,10 @@ class Loader:
 
     def __next__(self) -> RankBatch:
         return next(self._batches)
+
+    def leave_off(self) -> None:
+        """Ends the thread when it has read what it is reading: the stream can then be read from elsewhere."""
+        self._read_ahead.close(patience=None)
 
     def close(self) -> None:
         """Ends the thread, also where it waits for an object store."""

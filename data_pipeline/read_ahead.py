@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Generic, Self, TypeVar, cast
 
 T = TypeVar("T")
@@ -12,10 +12,20 @@ PATIENCE = 10.0
 """Seconds that an item under way may take before it is left alone."""
 
 
+POLL = 0.1
+"""Seconds between two looks at whether waiting is over."""
+
+
+class Interrupted(Exception):  # noqa: N818 - nothing went wrong
+    """Waiting for an item was given up."""
+
+
 class ReadAhead(Generic[T]):
     """Runs an iterator in a thread, `depth` items ahead; its exceptions come out where its items do."""
 
-    def __init__(self, items: Iterator[T], depth: int) -> None:
+    def __init__(self, items: Iterator[T], depth: int, interrupted: Callable[[], bool] = lambda: False) -> None:
+        """An item that is not there yet is waited for until `interrupted`, which raises Interrupted."""
+        self._interrupted = interrupted
         self._queue: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
         self._closed = threading.Event()
         self.waited = 0.0
@@ -48,19 +58,30 @@ class ReadAhead(Generic[T]):
         if self._closed.is_set():
             raise StopIteration
         began = time.perf_counter()
-        item, error = self._queue.get()
-        self.waited += time.perf_counter() - began
+        try:
+            item, error = self._get()
+        finally:
+            self.waited += time.perf_counter() - began
         if error is not None:
             self._queue.put((None, error))
             raise error
         return cast(T, item)
 
-    def close(self) -> None:
+    def _get(self) -> tuple[T | None, BaseException | None]:
+        while True:
+            try:
+                return self._queue.get(timeout=POLL)
+            except queue.Empty:
+                if self._interrupted():
+                    raise Interrupted from None
+
+    def close(self, patience: float | None = PATIENCE) -> None:
         """Ends the thread; items read ahead are dropped.
 
-        One that waits for what nobody can interrupt, such as a Hub that stopped answering, ends with the process.
+        One that waits for what nobody can interrupt, such as a Hub that stopped answering, ends with the process; it is
+        waited for where `patience` is None.
         """
         self._closed.set()
         while not self._queue.empty():
             self._queue.get_nowait()
-        self._thread.join(PATIENCE)
+        self._thread.join(patience)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from data_pipeline.errors import InputError
-from training.errors import RunError
+from training.errors import ASKED_TO_END, AskedToEnd, RunError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -78,10 +78,13 @@ def train(run: RunFile, assignments: Assignments = None, resume: Resume = "auto"
     from launcher.logs import log_to_stderr
     from launcher.orphan import end_with_launcher
     from launcher.train import train_rank
+    from training.signals import Signals
 
+    signals = Signals()
+    signals.handle()
     end_with_launcher()
     log_to_stderr(quiet=int(os.environ.get("RANK", "0")) > 0)
-    train_rank(load_run(run, assignments), resume)
+    train_rank(load_run(run, assignments), resume, signals)
 
 
 @app.command(epilog="Example: thalweg launch configs/smoke.yaml --processes 2 zero.stage=3")
@@ -250,6 +253,10 @@ def _run() -> int:
     except OSError as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
+    except AskedToEnd as asked:
+        if os.environ.get("RANK", "0") == "0":
+            sys.stderr.write(f"{asked}\n")
+        return ASKED_TO_END
     except KeyboardInterrupt:
         return 130
     except Exception:

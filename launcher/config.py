@@ -14,8 +14,10 @@ from launcher.yaml_file import override, read_yaml, write_yaml
 from model.config import ModelConfig
 from training.config import (
     CheckpointConfig,
+    DriftConfig,
     MetricsConfig,
     NoiseScaleConfig,
+    SpikesConfig,
     TrainConfig,
     ValidationConfig,
     ZeroConfig,
@@ -38,6 +40,8 @@ class RunConfig(Section):
     validation: ValidationConfig = ValidationConfig()
     metrics: MetricsConfig = MetricsConfig()
     noise_scale: NoiseScaleConfig = NoiseScaleConfig()
+    spikes: SpikesConfig = SpikesConfig()
+    drift: DriftConfig = DriftConfig()
 
     @property
     def folder(self) -> Path:

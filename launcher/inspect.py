@@ -24,6 +24,10 @@ SHOWN = 200
 """Characters of a document on a terminal; --json has them all."""
 
 
+BEGINNINGS = ("start", "resume", "rollback")
+"""Events that say where in the data the steps behind them begin."""
+
+
 @dataclass(frozen=True)
 class Piece:
     """A document, or that part of one which lies in a sequence: its tokens [start, stop) of the shard, and its text.
@@ -114,15 +118,15 @@ def _begun(run_dir: Path, step: int) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: is missing; name the folder of a run")
     lines = read_lines(path)
-    begun = _last(lines, lambda line: line["event"] in ("start", "resume"))
+    begun = _last(lines, lambda line: line["event"] in BEGINNINGS)
     while begun is not None and begun["step"] >= step:
         at, name = lines.index(begun), begun.get("checkpoint")
         written = _last(lines[:at], lambda line: line["event"] == "checkpoint" and line["path"] == name)  # noqa: B023
         if written is None:
             raise InputError(f"{path}: step {step} was not done in this run; it begins behind step {begun['step']}")
         begun = _last(
-            lines[:at],
-            lambda line: line["event"] in ("start", "resume") and line["life"] == written["life"],  # noqa: B023
+            lines[: lines.index(written)],
+            lambda line: line["event"] in BEGINNINGS and line["life"] == written["life"],  # noqa: B023
         )
     if begun is None:
         raise InputError(f"{path}: holds no life of a run yet")

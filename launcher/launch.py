@@ -5,7 +5,9 @@ import os
 import signal
 import sys
 import uuid
+from types import FrameType
 
+import psutil
 import torch
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -17,7 +19,8 @@ from launcher.init_from import pinned
 from launcher.orphan import LAUNCHER
 from launcher.train import check_run
 from training.collectives import talk_over_loopback
-from training.errors import RunError
+from training.errors import ASKED_TO_END, AskedToEnd, RunError
+from training.signals import ASKING
 
 
 def launch_here(config: RunConfig, arguments: list[str], processes: int | None, resume: str) -> None:
@@ -35,6 +38,10 @@ def launch_here(config: RunConfig, arguments: list[str], processes: int | None, 
         arguments = [*arguments, f"train.init_from={pinned(config).train.init_from}"]
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ[LAUNCHER] = str(os.getpid())
+    # Those that ask for the end are handed on instead: the ranks save and leave by themselves.
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"
+    for number in ASKING:
+        signal.signal(number, _hand_on)
     talk_over_loopback()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     agent = LaunchConfig(
@@ -52,6 +59,9 @@ def launch_here(config: RunConfig, arguments: list[str], processes: int | None, 
         # -P: a folder called model/ or training/ where the run is started must not stand in for ours.
         elastic_launch(agent, sys.executable)("-P", "-u", "-m", "launcher.cli", *arguments)
     except ChildFailedError as error:
+        codes = [failure.exitcode for failure in error.failures.values()]
+        if ASKED_TO_END in codes and 2 not in codes:
+            raise AskedToEnd("asked to end: run the same command again to go on") from None
         # What a rank did itself goes before what the others suffered from it: InputError, then a signal.
         by_cause = sorted(error.failures.items(), key=lambda each: (each[1].exitcode != 2, each[1].exitcode > 0))
         rank, failure = by_cause[0]
@@ -63,3 +73,12 @@ def launch_here(config: RunConfig, arguments: list[str], processes: int | None, 
         ) from None
     except SignalException as error:
         sys.exit(128 + error.sigval)
+
+
+def _hand_on(number: int, frame: FrameType | None) -> None:
+    """Sends a signal on to the ranks; without any, there is nothing to save."""
+    ranks = [child for child in psutil.Process().children() if "launcher.cli" in child.cmdline()]
+    if not ranks:
+        raise AskedToEnd(f"{signal.Signals(number).name}: asked to end before any rank was started")
+    for rank in ranks:
+        rank.send_signal(number)

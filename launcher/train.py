@@ -2,9 +2,7 @@
 
 import logging
 import os
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -17,9 +15,8 @@ from launcher.init_from import check_weights, load_weights, pinned
 from launcher.prepare import ensure_prepared
 from launcher.resume import check, choose
 from training.batch_ramp import batch_sequences, sequences_at_end
-
-if TYPE_CHECKING:
-    from training.run import Run
+from training.errors import AskedToEnd
+from training.signals import Signals
 
 log = logging.getLogger("thalweg.train")
 
@@ -32,6 +29,11 @@ def check_run(config: RunConfig, resume: str, world_size: int) -> tuple[Stream, 
     ensure_prepared(config.data)
     rank = int(os.environ.get("RANK", "0"))
     stream = open_stream(config.data, config.seed, config.model.n_ctx, rank, world_size)
+    if stream.texts and "rollback" in (config.spikes.not_finite, config.spikes.outlier):
+        raise InputError(
+            f"spikes: rollback leaves out places in the order of data, which {', '.join(stream.texts)}, read as text, "
+            "does not have; prepare it, or take skip"
+        )
     vocabulary = stream.vocabulary
     if vocabulary.size > config.model.vocab_size:
         raise InputError(
@@ -75,8 +77,11 @@ def _refuse_too_little_data(config: RunConfig, stream: Stream, folder: Path | No
     )
 
 
-def train_rank(config: RunConfig, resume: str) -> None:
-    """Trains as the rank that the environment names."""
+def train_rank(config: RunConfig, resume: str, signals: Signals) -> None:
+    """Trains as the rank that the environment names.
+
+    Raises AskedToEnd when a signal asked for the end and the run is saved.
+    """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     stream, folder, changes = check_run(config, resume, world_size)
     if folder is None:
@@ -93,9 +98,9 @@ def train_rank(config: RunConfig, resume: str) -> None:
     from training.collectives import gather_objects
     from training.compilation import compile_blocks
     from training.console import ConsoleReport
+    from training.drift import Drift
     from training.engine import build_engine
     from training.errors import RunError
-    from training.finite import FiniteGuard
     from training.ledger import Ledger
     from training.loop import train
     from training.metrics import Metrics
@@ -103,6 +108,7 @@ def train_rank(config: RunConfig, resume: str) -> None:
     from training.optimizer import build_optimizer
     from training.run import Run
     from training.run_folder import RunFolder
+    from training.spikes import Spikes
     from training.validation import Validation
 
     model = config.model.model_copy(update={"end_of_text": stream.vocabulary.end_of_text})
@@ -122,18 +128,20 @@ def train_rank(config: RunConfig, resume: str) -> None:
         grad_clip=config.train.grad_clip,
     )
     run_folder = RunFolder(config.folder, writes=engine.rank == 0)
-    run = Run(config.train, model, engine, stream, Ledger(stream, engine.device), run_folder)
+    run = Run(config.train, model, engine, stream, Ledger(stream, engine.device), run_folder, signals)
     console = ConsoleReport(Console(stderr=True, quiet=engine.rank > 0))
     describing = checkpoint.Describing(
         model, config.dump(), stream.vocabulary.json, config.zero.stage, config.train.precision
     )
+    checkpointer = Checkpointer(config.checkpoint, describing)
     callbacks = [
-        FiniteGuard(),
+        Spikes(config.spikes, checkpointer),
+        Drift(config.drift, config.zero.stage),
         Validation(config.validation),
         NoiseScale(config.noise_scale, config.metrics),
         Metrics(config.metrics, [run_folder.metrics, console.show]),
         console,
-        Checkpointer(config.checkpoint, describing),
+        checkpointer,
     ]
     try:
         _refuse_other_ranks(gather_objects((stream.identity, folder and folder.name)))
@@ -142,14 +150,15 @@ def train_rank(config: RunConfig, resume: str) -> None:
             log.info("resumed from %s at step %d, %s tokens", folder, run.progress.step, f"{run.tokens:,}")
         if not run.finished:
             run_folder.describe(config.dump(), engine.world_size)
-            _note_begin(run, folder)
+            run.note_beginning("resume" if folder else "start", **({"checkpoint": folder.name} if folder else {}))
             train(run, callbacks)
-            seen = run.ledger.statement(run.progress.stream)
-            run_folder.event("end", run.progress.step, run.tokens, seen=seen, data_hash=run.ledger.data_hash)
-            log.info("done: %s, metrics in %s", config.folder, config.folder / "metrics.jsonl")
+            if run.ended_by is None:
+                seen = run.ledger.statement(run.progress.stream)
+                run_folder.event("end", run.progress.step, run.tokens, seen=seen, data_hash=run.ledger.data_hash)
+                log.info("done: %s, metrics in %s", config.folder, config.folder / "metrics.jsonl")
         elif run.tokens >= config.train.tokens:
             log.info("the run has consumed its %s tokens: raise train.tokens to go on", f"{config.train.tokens:,}")
-        if run.tokens < config.train.tokens and (end := stream.schedule.end) is not None:
+        if run.finished and run.tokens < config.train.tokens and (end := stream.schedule.end) is not None:
             left = end.position - run.progress.stream.position
             log.warning("stopped early: %s; %d sequences are left, less than a batch", end.reason, left)
     except (InputError, RunError, OSError) as error:
@@ -158,6 +167,8 @@ def train_rank(config: RunConfig, resume: str) -> None:
     finally:
         stream.close()
     engine.close()
+    if run.ended_by is not None:
+        raise AskedToEnd(f"{run.ended_by}: saved at step {run.progress.step}; run the same command again to go on")
 
 
 def _refuse_other_ranks(opened: list[tuple[str, str | None]]) -> None:
@@ -173,18 +184,3 @@ def _refuse_other_ranks(opened: list[tuple[str, str | None]]) -> None:
                 f"{opened[0][1] or 'the beginning'}; somebody else is writing there, or a network's disk is behind: "
                 "start again"
             )
-
-
-def _note_begin(run: "Run", folder: Path | None) -> None:
-    """An event that says where in the data this life begins: `thalweg inspect` finds its steps by it."""
-    run.folder.event(
-        "resume" if folder else "start",
-        run.progress.step,
-        run.tokens,
-        **({"checkpoint": folder.name} if folder else {}),
-        **asdict(run.progress.stream),
-        batch_tokens=run.config.batch_tokens,
-        ramp=run.config.ramp.model_dump() if run.config.ramp else None,
-        data=run.stream.identity,
-        processes=run.engine.world_size,
-    )

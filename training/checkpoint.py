@@ -33,6 +33,7 @@ from data_pipeline.shards import FileEntry
 from data_pipeline.stream import StreamState
 from model.config import ModelConfig
 from model.gpt import GPT
+from training import skipped
 from training.collectives import gather_objects
 from training.run import Progress, Run
 from training.state_files import Part, StateFiles, write
@@ -156,10 +157,11 @@ def load(run: Run, folder: Path) -> None:
             )
         run.progress.text_states = json.loads(path.read_text())
         run.stream.restore_texts(run.progress.text_states)
-    run.ledger.data_hash = state["data_hash"]
-    # A source that was still to come may have been taken out of the mixture since.
-    counted = {name: count for name, count in state["sequences_by_source"].items() if name in run.stream.names}
-    run.ledger.sequences_by_source |= counted
+    run.ledger.restore(state["data_hash"], state["sequences_by_source"])
+    run.kept = state.get("kept", {})
+    # What the run decided to leave out after it had written this checkpoint.
+    decided = gather_objects(skipped.read(run.folder.path) if run.engine.rank == 0 else ())[0]
+    run.progress.stream = skipped.leaving_out(run.progress.stream, decided)
 
 
 def read_progress(folder: Path) -> tuple[dict[str, Any], Progress]:

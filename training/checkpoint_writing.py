@@ -82,6 +82,7 @@ def _descriptions(run: Run, describing: Describing) -> dict[str, str]:
         "optimizer_steps": run.engine.optimizer_steps,
         "data_hash": run.ledger.data_hash,
         "sequences_by_source": run.ledger.sequences_by_source,
+        "kept": run.kept,
     }
     return {
         "state.json": json.dumps(state, indent=1),

@@ -34,6 +34,9 @@ class Checkpointer(Callback):
         self._time = time.monotonic()
         self._saved_step, self._is_due = run.progress.step, False
 
+    def on_rollback(self, run: Run) -> None:
+        self._saved_step, self._is_due = run.progress.step, False
+
     def on_step(self, run: Run, result: StepResult) -> None:
         self._is_due = self._is_due or self._is_due_by_tokens(run, result.tokens)
         if not self._is_due and self._config.every is None:
@@ -53,7 +56,7 @@ class Checkpointer(Callback):
 
     def _save(self, run: Run) -> None:
         began = time.monotonic()
-        self._join()
+        self.settle()
         run.ledger.settle()
         self._saved_step, self._is_due, self._time = run.progress.step, False, began
         if (snapshot := self._taken(run)) is None:
@@ -64,7 +67,7 @@ class Checkpointer(Callback):
         )
         self._writing.start()
         if not self._config.in_background:
-            self._join()
+            self.settle()
 
     def _taken(self, run: Run) -> Snapshot | None:
         """The copy, or None on every rank where one has no memory for its own."""
@@ -109,16 +112,17 @@ class Checkpointer(Callback):
         except (OSError, InputError) as error:
             log.warning("%s: old checkpoints could not be removed: %s", run.folder.checkpoints, error)
 
-    def _join(self) -> None:
+    def settle(self) -> None:
+        """Waits until the checkpoint that is being written is whole, or has failed."""
         if self._writing is not None:
             self._writing.join()
             self._writing = None
 
     def on_end(self, run: Run) -> None:
-        self._join()
+        self.settle()
         if any_rank(run.progress.step != self._saved_step or self._failure is not None, run.engine.device):
             self._save(run)
-            self._join()
+            self.settle()
         if self._failure is not None:
             raise RunError(
                 f"{run.folder.path}: the last checkpoint could not be written ({self._failure}); make room and run "
@@ -127,4 +131,4 @@ class Checkpointer(Callback):
 
     def on_close(self, run: Run) -> None:
         """What is under way is brought to its end: a run that failed keeps it."""
-        self._join()
+        self.settle()

@@ -29,6 +29,15 @@ def largest(values: Sequence[float], device: torch.device) -> list[float]:
     return told.tolist()
 
 
+def gather_values(values: Sequence[float], device: torch.device) -> list[list[float]]:
+    """The `values`, as many on every rank, of all ranks, in the order of the ranks."""
+    told = torch.tensor(values, dtype=torch.float64, device=device)
+    gathered = told.new_empty(dist.get_world_size() * len(values))
+    dist.all_gather_into_tensor(gathered, told)
+    everywhere: list[list[float]] = gathered.view(-1, len(values)).tolist()
+    return everywhere
+
+
 def gather_rows(rows: Tensor) -> Tensor:
     """The rows [n, C] of all ranks [sum of n, C], those of rank 0 first; n may differ between ranks."""
     world = dist.get_world_size()

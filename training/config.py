@@ -141,6 +141,40 @@ class ZeroConfig(Section):
     )
 
 
+class SpikesConfig(Section):
+    """The `spikes:` section: what becomes of a step whose loss or gradient is no number, or stands out."""
+
+    not_finite: Literal["stop", "skip", "rollback"] = Field(
+        "stop",
+        description="A loss or a gradient norm that is not finite: stop the run; skip, which goes on with the next batch "
+        "and the weights as they are; or rollback, which goes to the last checkpoint and leaves out the data.",
+    )
+    outlier: Literal["warn", "stop", "skip", "rollback"] = Field(
+        "warn", description="One that is far above those before: only tell, and step; or as above."
+    )
+    threshold: float = Field(
+        8.0,
+        gt=0,
+        description="An outlier is so many robust standard deviations (1.4826 times the median distance from the "
+        "median) above the median.",
+    )
+    window: int = Field(128, ge=8, description="Steps that are compared with; a quarter of them must be there.")
+    skip_batches: int = Field(
+        1, gt=0, description="A rollback leaves out so many batches, the last of which is the one that stood out."
+    )
+    limit: int = Field(
+        10, gt=0, description="Stop where more steps of a window were skipped, or after more rollbacks to a checkpoint."
+    )
+
+
+class DriftConfig(Section):
+    """The `drift:` section: whether all processes that should hold the same weights still do."""
+
+    every_steps: int = Field(
+        1000, ge=0, description="Steps between two comparisons of the weights, by a hash, below ZeRO stage 3; 0: none."
+    )
+
+
 class KeepConfig(Section):
     """Which checkpoints stay on disk."""
 

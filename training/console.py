@@ -41,14 +41,14 @@ class ConsoleReport(Callback):
         self._recent.append(line)
         step, loss, speed = (
             f"step {line['step']}",
-            f"loss {line['loss']:.4f}",
+            f"loss {_number(line['loss'], '.4f')}",
             f"{line['tokens_per_second']:,.0f} tokens/s",
         )
         if self._live:
             self._bar.update(self._task, description=f"{step}  {loss}  {speed}", completed=line["tokens"])
         else:
             done = f"tokens {line['tokens']:,}/{self._total:,}"
-            settings = f"lr {line['lr']:.2e}  norm {line['grad_norm']:.3f}"
+            settings = f"lr {line['lr']:.2e}  norm {_number(line['grad_norm'], '.3f')}"
             log.info("  ".join([step, done, loss, settings, speed, *_sources(line), *_waits(line)]))
         if validation := line.get("validation_loss_by_source"):
             log.info("step %s  validation loss  %s", line["step"], _by_source(validation))
@@ -81,6 +81,10 @@ class ConsoleReport(Callback):
             )
         table.caption = f"losses in nats per token; train loss: mean of the last {steps} lines of metrics.jsonl"
         return table
+
+
+def _number(value: float | None, form: str) -> str:
+    return "not finite" if value is None else format(value, form)
 
 
 def _sources(line: dict[str, Any]) -> list[str]:

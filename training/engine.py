@@ -10,7 +10,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any, Literal, NoReturn
 
@@ -24,6 +24,7 @@ from model.gpt import GPT
 from training.collectives import talk_over_loopback
 from training.fragments import MOMENTS, dealt, fragments, optimizer_state, refresh_weights, set_steps, steps_taken
 from training.state_files import Part, StateFiles
+from training.veto import Veto
 
 Precision = Literal["bf16", "fp32"]
 
@@ -209,6 +210,9 @@ class Engine:
         self.rank, self.world_size = int(engine.global_rank), int(engine.world_size)
         self.device = torch.device(engine.device)
         self._fragments = fragments(engine, network)
+        self._veto = Veto(engine.optimizer) if clip_here is None else None
+        self.stepped = True
+        """Whether the last call of `step` changed the weights."""
 
     def __call__(self, *inputs: Tensor | None) -> tuple[Tensor, ...]:
         """The network's outputs; inputs are moved to the device."""
@@ -224,16 +228,32 @@ class Engine:
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss, scale_wrt_gas=False)
 
-    def step(self) -> float:
+    def step(self, approves: Callable[[float], bool] = math.isfinite) -> float:
         """One step of the optimizer; returns the norm of the whole gradient before clipping.
 
-        Where the gradient is not finite the step is left out, its gradients are dropped and the norm is infinite.
+        `approves` is asked once, with that norm, before any weight changes; collectives are allowed in it, and its
+        answer must be the same on every rank. Where it says no the step is left out and its gradients are dropped.
+        A gradient that is not finite has an infinite norm, and no step is ever made with it.
         """
-        if self._clip_here is not None and not math.isfinite(norm := self._clip()):
+        if self._veto is not None:
+            return self._step_sharded(self._veto, approves)
+        norm = self._clip()
+        norm = norm if math.isfinite(norm) else math.inf
+        self.stepped = approves(norm) and math.isfinite(norm)
+        if self.stepped:
+            self._engine.step()
+        else:
             self._engine.zero_grad()  # at the other stages DeepSpeed does the like
-            return math.inf
+        return norm
+
+    def _step_sharded(self, veto: Veto, approves: Callable[[float], bool]) -> float:
+        veto.arm(approves)
         self._engine.step()
-        return float(self._engine.get_global_grad_norm()) if self._clip_here is None else norm
+        norm = float(self._engine.get_global_grad_norm())
+        if veto.answer is None:  # DeepSpeed found a number that is not finite, and left the step out by itself
+            approves(norm)
+        self.stepped = bool(veto.answer)
+        return norm
 
     def _clip(self) -> float:
         parameters = list(self.network.parameters())
@@ -281,8 +301,7 @@ class Engine:
 
         Raises InputError where something is missing.
         """
-        if optimizer_steps:
-            set_steps(self._engine, self._fragments, optimizer_steps)
+        set_steps(self._engine, self._fragments, optimizer_steps)
         state = optimizer_state(self._engine)
         for each in self._fragments:
             stop = each.start + each.numel

@@ -83,9 +83,14 @@ def _of_partitions(optimizer: Any, network: nn.Module) -> Iterator[Fragment]:
 
 def optimizer_state(engine: Any) -> dict[Tensor, dict[str, Any]]:
     """What torch's optimizer keeps for each `home`; empty before its first step."""
-    base = engine.optimizer.optimizer if engine.zero_optimization_stage() else engine.optimizer
-    state: dict[Tensor, dict[str, Any]] = base.state
-    return state
+    # DeepSpeed looks into it after each step, also after one that was left out: that alone makes empty entries.
+    return {home: kept for home, kept in _base(engine).state.items() if kept}
+
+
+def _base(engine: Any) -> torch.optim.Optimizer:
+    """The optimizer of torch, which DeepSpeed wraps where it shards."""
+    base: torch.optim.Optimizer = engine.optimizer.optimizer if engine.zero_optimization_stage() else engine.optimizer
+    return base
 
 
 def steps_taken(engine: Any) -> int:
@@ -95,9 +100,10 @@ def steps_taken(engine: Any) -> int:
 
 @torch.no_grad()
 def set_steps(engine: Any, fragments: list[Fragment], steps: int) -> None:
-    """Gives the optimizer empty moments where it has none, and its count of steps."""
-    state = optimizer_state(engine)
-    for home in {id(each.home): each.home for each in fragments}.values():
+    """Gives the optimizer empty moments and its count of steps; none at all before its first step."""
+    state = _base(engine).state
+    state.clear()
+    for home in {id(each.home): each.home for each in fragments}.values() if steps else ():
         state[home] = {
             "step": torch.tensor(float(steps), device=home.device),
             **{moment: torch.zeros_like(home.detach()) for moment in MOMENTS},

@@ -1,5 +1,6 @@
 """What the run has consumed: proof of the order of data, and loss and share of each source."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,15 +16,20 @@ from training.collectives import gather_rows
 
 @dataclass
 class Settled:
-    """Consumption of all ranks over some steps: by source the sum of losses, in nats, and the sequences."""
+    """Consumption of all ranks over some steps: by source the sum of losses, in nats, and the sequences.
+
+    Sequences whose loss is not finite are counted apart: one of them would make all sums so.
+    """
 
     loss: dict[str, float]
     sequences: dict[str, int]
+    not_finite: int = 0
 
     @property
-    def mean_loss(self) -> float:
-        """Mean over all sequences."""
-        return sum(self.loss.values()) / max(sum(self.sequences.values()), 1)
+    def mean_loss(self) -> float | None:
+        """Mean over all sequences; None where there are none."""
+        count = sum(self.sequences.values())
+        return sum(self.loss.values()) / count if count else None
 
     @property
     def loss_by_source(self) -> dict[str, float]:
@@ -60,9 +66,12 @@ class Ledger:
             read = [(self._names[source], window, tokens) for source, window, tokens in rows[:, :3].tolist()]
             self.data_hash = extend(self.data_hash, read)
             for (name, _, _), loss in zip(read, losses, strict=True):
+                self.sequences_by_source[name] += 1
+                if not math.isfinite(loss):
+                    self._settled.not_finite += 1
+                    continue
                 self._settled.loss[name] += loss
                 self._settled.sequences[name] += 1
-                self.sequences_by_source[name] += 1
         self._entries.clear()
 
     def take(self) -> Settled:
@@ -70,6 +79,14 @@ class Ledger:
         self.settle()
         taken, self._settled = self._settled, self._nothing()
         return taken
+
+    def restore(self, data_hash: str, sequences_by_source: dict[str, int]) -> None:
+        """Goes on from what was settled when a checkpoint was written; what came after it is forgotten."""
+        self._entries.clear()
+        self._settled = self._nothing()
+        self.data_hash = data_hash
+        # A source that was still to come may have been taken out of the mixture since.
+        self.sequences_by_source = {name: sequences_by_source.get(name, 0) for name in self._names}
 
     def _nothing(self) -> Settled:
         return Settled(dict.fromkeys(self._names, 0.0), dict.fromkeys(self._names, 0))

@@ -1,44 +1,63 @@
 """The training loop."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from data_pipeline.loader import Loader, RankBatch
+from data_pipeline.read_ahead import Interrupted
 from model.objective import task
 from training.batch_ramp import batches
 from training.callback import Callback, StepResult
+from training.collectives import gather_values
 from training.run import Progress, Run
 from training.schedule import learning_rate
 
 
 def train(run: Run, callbacks: Sequence[Callback]) -> None:
-    """Trains until all tokens are consumed, calling the callbacks at their points."""
-    engine = run.engine
-    loader = Loader(
-        run.stream,
-        run.progress.stream,
-        batches(run.config, run.stream.n_ctx, run.progress.sequences),
-        run.config.micro_batch,
-        engine.rank,
-        engine.world_size,
-    )
+    """Trains until all tokens are consumed or a signal asks for the end, calling the callbacks at their points."""
+    loader = _loader(run)
     try:
         for callback in callbacks:
             callback.on_start(run)
         while not run.finished:  # asked before a batch is: behind the last one the data may end
-            batch = next(loader)
-            run.waited = loader.waited
+            batch = _next(run, loader)
+            if batch is None:
+                break
             result = _step(run, batch, callbacks)
-            for callback in callbacks:
-                callback.on_step(run, result)
+            run.signals.has_to_save = True
+            if _is_rolled_back(run, result, callbacks):
+                loader.leave_off()
+                loader = _loader(run)
         for callback in callbacks:
             callback.on_end(run)
     finally:
         loader.close()
         for callback in callbacks:
             callback.on_close(run)
+
+
+def _loader(run: Run) -> Loader:
+    """The batches from where the run stands."""
+    engine, n_ctx = run.engine, run.stream.n_ctx
+    sizes = batches(run.config, n_ctx, run.progress.sequences)
+    micro_batch = run.config.micro_batch
+    return Loader(
+        run.stream, run.progress.stream, sizes, micro_batch, engine.rank, engine.world_size, run.signals.asked
+    )
+
+
+def _next(run: Run, loader: Loader) -> RankBatch | None:
+    """The next batch, or None on all ranks where one was asked to end."""
+    waited = loader.waited
+    try:
+        batch = next(loader)
+    except Interrupted:
+        batch = None
+    run.waited += loader.waited - waited
+    return None if run.is_asked_to_end() else batch
 
 
 def _step(run: Run, batch: RankBatch, callbacks: Sequence[Callback]) -> StepResult:
@@ -48,11 +67,34 @@ def _step(run: Run, batch: RankBatch, callbacks: Sequence[Callback]) -> StepResu
     losses = _gradients(run, batch)
     run.ledger.enter(batch, losses)
     for callback in callbacks:
-        callback.on_gradients(run, losses)
-    grad_norm = run.engine.step()
+        callback.on_gradients(run, batch, losses)
+    loss = math.nan
+
+    def approves(grad_norm: float) -> bool:
+        nonlocal loss
+        # What is decided on is the same number on every rank, so that none steps on what another one refuses.
+        told = gather_values([float(losses.double().sum()), grad_norm], run.engine.device)
+        loss = sum(summed for summed, _ in told) / batch.sequences
+        norm = max(norm for _, norm in told)
+        answers = [callback.approves(run, loss, norm) for callback in callbacks]
+        return math.isfinite(norm) and all(answers)
+
+    grad_norm = run.engine.step(approves)
     done = run.progress
     run.progress = Progress(done.step + 1, done.sequences + batch.sequences, batch.state, batch.text_states)
-    return StepResult(batch.sequences * run.stream.n_ctx, lr, grad_norm)
+    return StepResult(batch.sequences * run.stream.n_ctx, lr, grad_norm, loss, run.engine.stepped)
+
+
+def _is_rolled_back(run: Run, result: StepResult, callbacks: Sequence[Callback]) -> bool:
+    """Tells the callbacks what the step did; whether one of them took the run back to where it was before."""
+    reached = run.progress
+    for callback in callbacks:
+        callback.on_step(run, result)
+        if run.progress is not reached:
+            for each in callbacks:
+                each.on_rollback(run)
+            return True
+    return False
 
 
 def _gradients(run: Run, batch: RankBatch) -> Tensor:

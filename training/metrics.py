@@ -1,5 +1,6 @@
 """One line of metrics every few steps, handed to every sink."""
 
+import math
 import resource
 import sys
 import time
@@ -23,10 +24,19 @@ class Metrics(Callback):
         self._every, self._sinks = config.every_steps, sinks
 
     def on_start(self, run: Run) -> None:
-        self._time, self._tokens, self._waited = time.perf_counter(), run.tokens, run.waited
+        self._begin_line(run)
         self._read = dict.fromkeys(run.stream.names, 0.0)
 
+    def on_rollback(self, run: Run) -> None:
+        run.fields.clear()
+        self._begin_line(run)
+
+    def _begin_line(self, run: Run) -> None:
+        self._time, self._tokens, self._waited = time.perf_counter(), run.tokens, run.waited
+        self._left_out = 0
+
     def on_step(self, run: Run, result: StepResult) -> None:
+        self._left_out += not result.stepped
         if run.progress.step % self._every and not run.finished and not run.fields:
             return
         settled = run.ledger.take()
@@ -38,13 +48,15 @@ class Metrics(Callback):
             "step": run.progress.step,
             "tokens": run.tokens,
             "loss": settled.mean_loss,
+            **({"sequences_not_finite": settled.not_finite} if settled.not_finite else {}),
             "loss_by_source": settled.loss_by_source,
             "tokens_by_source": run.ledger.tokens_by_source,
             "share_by_source": run.ledger.share_by_source,
             "target_share_by_source": run.ledger.target_share_by_source(run.progress.stream),
             "epochs_by_source": run.ledger.epochs_by_source,
             "lr": result.lr,
-            "grad_norm": result.grad_norm,
+            "grad_norm": result.grad_norm if math.isfinite(result.grad_norm) else None,
+            **({"steps_left_out": self._left_out} if self._left_out else {}),
             "batch_tokens": result.tokens,
             "tokens_per_second": (run.tokens - self._tokens) / seconds,
             "data_wait_seconds": waited,
@@ -54,7 +66,7 @@ class Metrics(Callback):
             "data_hash": run.ledger.data_hash,
         }
         run.fields.clear()
-        self._time, self._tokens, self._waited = time.perf_counter(), run.tokens, run.waited
+        self._begin_line(run)
         if run.engine.rank == 0:
             for sink in self._sinks:
                 sink(line)

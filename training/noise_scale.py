@@ -77,18 +77,18 @@ def of_means(deal: Deal, squares: Sequence[float]) -> list[float]:
 class Smoothed:
     """The ratio of exponentially smoothed estimates. Both begin at zero, so that it needs no correction for that."""
 
-    def __init__(self, smoothing: float) -> None:
-        self._kept, self._noise, self._signal = smoothing, 0.0, 0.0
+    def __init__(self, smoothing: float, noise: float = 0.0, signal: float = 0.0) -> None:
+        self._kept, self.noise, self.signal = smoothing, noise, signal
 
     def add(self, seen: Estimate) -> None:
         """Takes one step's estimates in."""
-        self._noise = self._kept * self._noise + (1 - self._kept) * seen.noise
-        self._signal = self._kept * self._signal + (1 - self._kept) * seen.signal
+        self.noise = self._kept * self.noise + (1 - self._kept) * seen.noise
+        self.signal = self._kept * self.signal + (1 - self._kept) * seen.signal
 
     @property
     def noise_scale(self) -> float | None:
         """In sequences; None while the mean gradient does not stand out of the noise."""
-        return self._noise / self._signal if self._signal > 0 else None
+        return self.noise / self.signal if self.signal > 0 else None
 
 
 def advice(noise_scale: float, batch: int) -> str:
@@ -130,11 +130,11 @@ class NoiseScale(Callback):
 
     def __init__(self, config: NoiseScaleConfig, metrics: MetricsConfig) -> None:
         self._config, self._line_every = config, metrics.every_steps
-        self._smoothed = Smoothed(config.smoothing)
         self._norms: GradientNorms | None = None
         self._is_new = self._has_warned = False
 
     def on_start(self, run: Run) -> None:
+        self._smoothed = Smoothed(self._config.smoothing, *run.kept.get("noise_scale", ()))
         self._watch_next(run)
 
     def on_step(self, run: Run, result: StepResult) -> None:
@@ -145,6 +145,11 @@ class NoiseScale(Callback):
         if self._is_new and (run.progress.step % self._line_every == 0 or run.finished):
             self._report(run, result)
         self._watch_next(run)
+
+    def on_rollback(self, run: Run) -> None:
+        self.on_close(run)
+        self._norms, self._is_new = None, False
+        self.on_start(run)
 
     def on_end(self, run: Run) -> None:
         if self._is_new and run.engine.rank == 0:
@@ -178,6 +183,7 @@ class NoiseScale(Callback):
         seen = estimate(forward_sizes(deal), of_means(deal, everywhere), result.grad_norm**2)
         if seen is not None:
             self._smoothed.add(seen)
+            run.kept["noise_scale"] = [self._smoothed.noise, self._smoothed.signal]
             self._is_new = True
 
     def _report(self, run: Run, result: StepResult) -> None:

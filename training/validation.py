@@ -35,23 +35,32 @@ class Validation(Callback):
             return
         before = run.tokens - result.tokens
         if before // every < run.tokens // every or run.finished:
-            run.fields["validation_loss_by_source"] = self.measure(run)
+            measured = self.measure(run)
+            if measured is not None:
+                run.fields["validation_loss_by_source"] = measured
 
     @torch.no_grad()
-    def measure(self, run: Run) -> dict[str, float]:
-        """Mean loss in nats per token of each source that has held-out windows."""
+    def measure(self, run: Run) -> dict[str, float] | None:
+        """Mean loss in nats per token of each source with held-out windows; None where a signal asks for the end."""
         most = max(1, self._config.tokens_per_source // run.stream.n_ctx)
         run.engine.network.eval()
-        losses = {source.name: self._loss(run, source, min(most, source.windows)) for source in self._sources}
+        losses: dict[str, float] = {}
+        for source in self._sources:
+            loss = self._loss(run, source, min(most, source.windows))
+            if loss is None:
+                break
+            losses[source.name] = loss
         run.engine.network.train()
-        return losses
+        return losses if len(losses) == len(self._sources) else None
 
-    def _loss(self, run: Run, source: Source, windows: int) -> float:
+    def _loss(self, run: Run, source: Source, windows: int) -> float | None:
         """Every rank runs the same number of forwards, since a sharded network gathers its weights in each."""
         rank, world, micro = run.engine.rank, run.engine.world_size, run.config.micro_batch
         mine = list(range(rank, windows, world))
         summed, most = 0.0, -(-windows // world)
         for at in range(0, most, micro):
+            if run.is_asked_to_end():
+                return None
             chosen = mine[at : at + micro]
             # Always as many rows, though some are filler: each shape would be compiled for itself.
             tokens = np.zeros((min(micro, most), run.stream.n_ctx + 1), dtype=np.int64)

@@ -166,7 +166,7 @@ def test_between_measurements_no_parameter_has_a_hook(every: int, hooked: list[i
     config = TrainConfig(tokens=100, batch_tokens=4, lr=0.1)
     for step in range(6):
         fields: dict[str, Any] = {"engine": engine, "config": config, "finished": False, "progress": Progress(step)}
-        run = cast(Run, SimpleNamespace(**fields, stream=SimpleNamespace(n_ctx=2)))
+        run = cast(Run, SimpleNamespace(**fields, stream=SimpleNamespace(n_ctx=2), kept={}))
         callback = NoiseScale(NoiseScaleConfig(every_steps=every), MetricsConfig())
         callback.on_start(run)
         found += [step for each in network.parameters() if each._backward_hooks]

@@ -1,0 +1,29 @@
+"""A step that is not approved of changes nothing, at any stage, and the ones behind it go on."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from processes import environment
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_what_is_refused_or_spoilt_on_one_rank_changes_nothing_on_any(stage: int, precision: str) -> None:
+    worker = Path(__file__).with_name("veto_worker.py")
+    torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*torchrun, str(worker), str(stage), precision], env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert [step["what"] for step in seen] == ["refused", "made", "refused", "spoilt", "made"]
+    for step in seen:
+        made = step["what"] == "made"
+        assert step["asked_once"] and step["stepped"] == made and step["same"] == (not made)
+        assert step["finite"] == (step["what"] != "spoilt")
+    assert [step["steps"] for step in seen] == [0, 1, 1, 1, 2]

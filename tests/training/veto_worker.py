@@ -1,0 +1,67 @@
+"""One rank: steps that are made, refused and spoilt on one rank; prints which of them changed anything."""
+
+import json
+import math
+import sys
+
+import torch
+from parity_worker import MODEL, batch, built, dealt
+
+from model.objective import task
+from training.collectives import gather_objects
+from training.engine import leave
+
+MICRO_BATCH = 2
+PLAN = ("refused", "made", "refused", "spoilt", "made")
+
+
+def state(engine) -> dict[str, torch.Tensor]:
+    parts = [(f"{kind}/{part.name}/{part.start}", part.values) for kind, some in engine.parts().items() for part in some]
+    return {name: values.clone() for name, values in parts} | {
+        # At stage 3 a weight is whole now and then only; its part is always there.
+        f"network/{name}": getattr(each, "ds_tensor", each).detach().clone()
+        for name, each in engine.network.named_parameters()
+    }
+
+
+def backward(engine, step: int) -> None:
+    tokens = batch(step)
+    deal, padded, weights = dealt(engine, tokens, MICRO_BATCH)
+    for part in deal.forwards:
+        learned = task(MODEL, padded[part], seed=0, positions=range(padded[part].shape[0]))
+        total, _ = engine(*learned, weights[part])
+        engine.backward(total * (engine.world_size / len(tokens)), last=part is deal.forwards[-1])
+
+
+def main(stage: int, precision: str) -> None:
+    engine, seen = built(stage, precision, MICRO_BATCH), []
+    for step, what in enumerate(PLAN):
+        before, asked = state(engine), []
+
+        def approves(norm: float, what: str = what, asked: list[float] = asked) -> bool:
+            asked.append(norm)
+            return what != "refused"
+
+        engine.set_lr(1e-3)
+        hooks = []
+        if what == "spoilt" and engine.rank == engine.world_size - 1:
+            weight = next(iter(engine.network.parameters()))
+            hooks.append(weight.register_hook(lambda gradient: torch.full_like(gradient, torch.nan)))
+        backward(engine, step)
+        for hook in hooks:
+            hook.remove()
+        norm = engine.step(approves)
+        after = state(engine)
+        same = before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+        everywhere = gather_objects((what, asked == [norm], math.isfinite(norm), engine.stepped, same))
+        assert len(set(everywhere)) == 1, everywhere
+        seen.append({"what": what, "asked_once": asked == [norm], "finite": math.isfinite(norm)})
+        seen[-1] |= {"stepped": engine.stepped, "same": same, "steps": engine.optimizer_steps}
+    if engine.rank == 0:
+        print(json.dumps(seen))
+    engine.close()
+    leave(0)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])

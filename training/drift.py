@@ -1,0 +1,57 @@
+"""Whether processes that should hold the same weights do: faulty memory or a faulty link changes some silently."""
+
+import torch
+from torch import Tensor
+
+from training.callback import Callback, StepResult
+from training.collectives import gather_rows
+from training.config import DriftConfig
+from training.errors import RunError
+from training.run import Run
+
+AT_ONCE = 2**22
+"""Words that are multiplied at once, which bounds the memory it takes."""
+
+
+def bit_hash(values: Tensor) -> Tensor:
+    """A hash [] of the bits of `values`, int64, the same on every kind of device.
+
+    The sum of its 64-bit words, each times an odd number of its own, modulo 2^64: a flipped bit always changes it, and
+    words that change places do.
+    """
+    words = values.detach().contiguous().view(-1).view(torch.uint8)
+    words = torch.nn.functional.pad(words, (0, -len(words) % 8)).view(torch.int64)
+    summed = torch.zeros((), dtype=torch.int64, device=values.device)
+    for at in range(0, len(words), AT_ONCE):
+        some = words[at : at + AT_ONCE]
+        summed += (some * torch.arange(2 * at + 1, 2 * (at + len(some)) + 1, 2, device=some.device)).sum()
+    return summed
+
+
+class Drift(Callback):
+    """Compares every few steps, after the optimizer's. At stage 3 no two processes hold the same."""
+
+    def __init__(self, config: DriftConfig, zero_stage: int) -> None:
+        self._every = config.every_steps if zero_stage < 3 else 0
+
+    def on_step(self, run: Run, result: StepResult) -> None:
+        if self._every and run.engine.world_size > 1 and run.progress.step % self._every == 0:
+            self._compare(run)
+
+    def _compare(self, run: Run) -> None:
+        named = list(run.engine.network.named_parameters())
+        hashes = gather_rows(torch.stack([bit_hash(value) for _, value in named])[None]).cpu()
+        different = hashes != hashes.mode(dim=0).values
+        if not different.any():
+            return
+        ranks = different.any(dim=1).nonzero().flatten().tolist()
+        if 2 * len(ranks) >= len(hashes):  # no majority that says who is right
+            ranks = list(range(len(hashes)))
+        names = [name for (name, _), here in zip(named, different.any(dim=0).tolist(), strict=True) if here]
+        run.folder.event("drift", run.progress.step, run.tokens, ranks=ranks, parameters=names)
+        who = "of ranks" if len(ranks) == len(hashes) else "different from those of all others on rank"
+        raise RunError(
+            f"{run.folder.path}: step {run.progress.step}: weights that should be equal are not: {names[0]} and "
+            f"{len(names) - 1} others {who} {', '.join(map(str, ranks))}; memory or a link of a machine is faulty: "
+            "leave it out, and go on from the last checkpoint, or from an earlier one where that may be affected"
+        )

@@ -1,0 +1,42 @@
+"""Signals that ask a run to save and end: SIGTERM, SIGUSR1 (as Slurm sends before a time limit) and SIGINT.
+
+A handler only notes the signal. The loop asks for it between batches, validation between its forwards, and waiting for
+data ends with it, so that all ranks leave together at the end of a step, with a checkpoint. While there is nothing to
+save, up to the end of the first step and what is compiled in it, the process leaves where it stands.
+"""
+
+import os
+import signal
+import sys
+from types import FrameType
+
+from training.errors import AskedToEnd
+
+ASKING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class Signals:
+    """What this process was sent."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self.has_to_save = False
+        """Whether there is anything that a checkpoint must hold before the process may leave."""
+
+    def asked(self) -> bool:
+        """Whether this process was asked to end."""
+        return self.received is not None
+
+    def handle(self) -> None:
+        """From now on the signals are noted. Of use in the main thread only."""
+        for number in ASKING:
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.received == signal.SIGINT:
+            sys.stderr.write("interrupted twice: leaving at once, nothing more is saved\n")
+            sys.stderr.flush()
+            os._exit(128 + number)
+        self.received = self.received or signal.Signals(number)
+        if not self.has_to_save:
+            raise AskedToEnd(f"{self.received.name}: asked to end before there was anything to save")
