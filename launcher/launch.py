@@ -62,6 +62,8 @@ def launch_here(config: RunConfig, arguments: list[str], processes: int | None, 
         codes = [failure.exitcode for failure in error.failures.values()]
         if ASKED_TO_END in codes and 2 not in codes:
             raise AskedToEnd("asked to end: run the same command again to go on") from None
+        if 128 + signal.SIGINT in codes:
+            sys.exit(128 + signal.SIGINT)
         # What a rank did itself goes before what the others suffered from it: InputError, then a signal.
         by_cause = sorted(error.failures.items(), key=lambda each: (each[1].exitcode != 2, each[1].exitcode > 0))
         rank, failure = by_cause[0]

@@ -146,8 +146,8 @@ class SpikesConfig(Section):
 
     not_finite: Literal["stop", "skip", "rollback"] = Field(
         "stop",
-        description="A loss or a gradient norm that is not finite: stop the run; skip, which goes on with the next batch "
-        "and the weights as they are; or rollback, which goes to the last checkpoint and leaves out the data.",
+        description="A loss or a gradient norm that is not finite: stop the run; skip, to go on with the next batch "
+        "and the weights as they are; or rollback, to the last checkpoint, leaving out the data.",
     )
     outlier: Literal["warn", "stop", "skip", "rollback"] = Field(
         "warn", description="One that is far above those before: only tell, and step; or as above."

@@ -111,8 +111,8 @@ class Spikes(Callback):
         run.folder.event("skip", run.progress.step, run.tokens, positions=positions)
         if len(self._kept["skipped"]) > self._config.limit:
             raise RunError(
-                f"{told}; it is the {len(self._kept['skipped'])}th step that is skipped among {self._config.window}, "
-                "more than spikes.limit; go back to an earlier checkpoint, with a lower train.lr for instance"
+                f"{told}; {len(self._kept['skipped'])} of the last {self._config.window} steps are skipped, more than "
+                "spikes.limit; go back to an earlier checkpoint, with a lower train.lr for instance"
             )
 
     def _roll_back(self, run: Run) -> str:

@@ -1,5 +1,6 @@
 """Ranges of positions that a run leaves out."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def covered(ranges: skipped.Ranges) -> set[int]:
 def test_merging_keeps_the_positions_in_ranges_that_lie_apart(ranges: skipped.Ranges) -> None:
     merged = skipped.merged(ranges)
     assert covered(merged) == covered(ranges)
-    assert all(before[1] < behind[0] for before, behind in zip(merged, merged[1:], strict=False))
+    assert all(before[1] < behind[0] for before, behind in pairwise(merged))
 
 
 @given(RANGES, RANGES, st.integers(0, 70))
@@ -32,9 +33,10 @@ def test_a_state_leaves_out_what_is_decided_and_what_it_left_out_before(
     state = skipped.leaving_out(StreamState(position, skipped.merged(before)), decided)
     assert state.position == position
     taken, _ = state.take(30)
-    assert taken.tolist() == [
-        each for each in range(position, position + 300) if each not in covered(before) | covered(decided)
-    ][:30]
+    assert (
+        taken.tolist()
+        == [each for each in range(position, position + 300) if each not in covered(before) | covered(decided)][:30]
+    )
 
 
 def test_decisions_are_added_in_their_order(tmp_path: Path) -> None:

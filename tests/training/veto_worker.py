@@ -5,9 +5,9 @@ import math
 import sys
 
 import torch
-from parity_worker import MODEL, batch, built, dealt
 
 from model.objective import task
+from parity_worker import MODEL, batch, built, dealt
 from training.collectives import gather_objects
 from training.engine import leave
 
@@ -16,7 +16,9 @@ PLAN = ("refused", "made", "refused", "spoilt", "made")
 
 
 def state(engine) -> dict[str, torch.Tensor]:
-    parts = [(f"{kind}/{part.name}/{part.start}", part.values) for kind, some in engine.parts().items() for part in some]
+    parts = [
+        (f"{kind}/{part.name}/{part.start}", part.values) for kind, some in engine.parts().items() for part in some
+    ]
     return {name: values.clone() for name, values in parts} | {
         # At stage 3 a weight is whole now and then only; its part is always there.
         f"network/{name}": getattr(each, "ds_tensor", each).detach().clone()

@@ -1,0 +1,188 @@
+"""Signals that ask for the end, wherever time is spent: the run saves, leaves with its exit code, and can go on."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from processes import environment, events, metrics, started, thalweg, wait_for, write_run
+from training import checkpoint
+from training.errors import ASKED_TO_END
+
+LONG = ["train.tokens=16000", "train.decay_tokens=16000"]
+"""Two hundred steps."""
+
+SLOW = """
+import sys, time
+from pathlib import Path
+import {module} as module
+
+where, work, calls = module{inside}, module{inside}.{name}, [0]
+
+def slowly(*arguments, **named):
+    calls[0] += 1
+    if calls[0] == {call}:
+        print("SLOW", file=sys.stderr, flush=True)
+        end = time.monotonic() + 600
+        while time.monotonic() < end and not Path("go").exists():
+            time.sleep(0.02)
+    return work(*arguments, **named)
+
+where.{name} = slowly
+from launcher.cli import main
+
+sys.argv = ["thalweg", *sys.argv[1:]]
+main()
+"""
+"""The command line in which the nth call of something takes ten minutes, or until there is a file `go`."""
+
+
+def steps_of(run_dir: Path) -> int:
+    return len(metrics(run_dir)) if (run_dir / "metrics.jsonl").exists() else 0
+
+
+def saved_step(run_dir: Path) -> int:
+    newest = checkpoint.latest(run_dir)
+    assert newest is not None and checkpoint.verify(newest) == []
+    return checkpoint.CheckpointManifest.load(newest).step
+
+
+def assert_goes_on_as_if_never_asked(run: Path, *arguments: object, name: str) -> None:
+    """Goes on with the run and compares it with one that nobody disturbed."""
+    run_dir = run.parent / "asked"
+    saved = saved_step(run_dir)
+    asked = [event for event in events(run_dir) if event["event"] == "signal"]
+    assert [event["signal"] for event in asked] == [name] and asked[0]["step"] == saved == steps_of(run_dir)
+    assert not [event for event in events(run_dir) if event["event"] in ("end", "error")]
+    thalweg(*arguments, cwd=run.parent)
+    assert events(run_dir)[-1]["event"] == "end"
+    lines = metrics(run_dir)
+    assert [line["step"] for line in lines] == list(range(1, 201))
+    straight = run.parent / "straight"
+    thalweg(*[f"run_dir={straight}" if each == "run_dir=asked" else each for each in arguments], cwd=run.parent)
+    for one, other in zip(lines, metrics(straight), strict=True):
+        assert (one["loss"], one["data_hash"]) == (other["loss"], other["data_hash"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_process_saves_leaves_and_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+    run = write_run(tmp_path)
+    arguments = ["train", run, *LONG, "run_dir=asked"]
+    with started(*arguments, cwd=tmp_path) as process:
+        wait_for(lambda: steps_of(tmp_path / "asked") > 20, process)
+        process.send_signal(number)
+        _, said = process.communicate()
+        assert process.returncode == ASKED_TO_END == 75
+    assert f"{number.name}: saved at step {steps_of(tmp_path / 'asked')}; run the same command" in said
+    assert_goes_on_as_if_never_asked(run, *arguments, name=number.name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_launcher_hands_the_signal_on_to_its_ranks(tmp_path: Path, number: signal.Signals) -> None:
+    run = write_run(tmp_path)
+    arguments = ["launch", run, "--processes", 2, "zero.stage=2", *LONG, "run_dir=asked"]
+    with started(*arguments, cwd=tmp_path) as process:
+        wait_for(lambda: steps_of(tmp_path / "asked") > 20, process)
+        process.send_signal(number)
+        _, said = process.communicate()
+        assert process.returncode == ASKED_TO_END, said
+    assert said.count("saved at step") == 1 and "Traceback" not in said
+    assert_goes_on_as_if_never_asked(run, *arguments, name=number.name)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_rank_alone_ends_all(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    with started("launch", run, "--processes", 2, *LONG, "run_dir=asked", cwd=tmp_path) as process:
+        wait_for(lambda: steps_of(tmp_path / "asked") > 20, process)
+        ranks = [each for each in psutil.Process(process.pid).children() if "launcher.cli" in each.cmdline()]
+        [last] = [each for each in ranks if each.environ()["RANK"] == "1"]
+        last.send_signal(signal.SIGUSR1)
+        assert process.wait() == ASKED_TO_END
+    assert saved_step(tmp_path / "asked") == steps_of(tmp_path / "asked")
+
+
+def started_slow(cwd: Path, place: str, call: int, *arguments: object) -> subprocess.Popen[str]:
+    """A command in which the nth call of `module:name` takes long, once it does."""
+    module, _, name = place.partition(":")
+    inside, dot, name = name.rpartition(".")
+    code = SLOW.format(module=module, inside=dot + inside, name=name, call=call)
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", code, *map(str, arguments)],
+        cwd=cwd,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    while "SLOW" not in (line := process.stderr.readline()):
+        assert line, "it ended before"
+    return process
+
+
+@pytest.mark.slow
+def test_waiting_for_data_ends_with_a_checkpoint_of_what_came_before(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    process = started_slow(tmp_path, "data_pipeline.stream:Stream.read", 4, "train", run, *LONG, "run_dir=asked")
+    wait_for(lambda: steps_of(tmp_path / "asked") > 0, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == ASKED_TO_END
+    assert_goes_on_as_if_never_asked(run, "train", run, *LONG, "run_dir=asked", name="SIGTERM")
+
+
+@pytest.mark.slow
+def test_validation_is_broken_off(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    arguments = [
+        "train",
+        run,
+        *LONG,
+        "run_dir=asked",
+        "validation.every_tokens=800",
+        "validation.tokens_per_source=320",
+    ]
+    process = started_slow(tmp_path, "training.validation:task", 2, *arguments)
+    process.send_signal(signal.SIGTERM)
+    (tmp_path / "go").touch()
+    assert process.wait() == ASKED_TO_END
+    assert saved_step(tmp_path / "asked") == 10 == steps_of(tmp_path / "asked")
+    assert not any("validation_loss_by_source" in line for line in metrics(tmp_path / "asked"))
+
+
+@pytest.mark.slow
+def test_before_the_first_step_is_done_there_is_nothing_to_save(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    process = started_slow(tmp_path, "training.loop:task", 1, "train", run, *LONG, "run_dir=asked")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == ASKED_TO_END
+    assert not list((tmp_path / "asked" / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    arguments = ["train", run, *LONG, "run_dir=asked", "checkpoint.every_tokens=800"]
+    process = started_slow(tmp_path, "training.checkpoint_writing:write", 1, *arguments)
+    process.send_signal(signal.SIGINT)
+    wait_for(lambda: any(event["event"] == "signal" for event in events(tmp_path / "asked")), process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 128 + signal.SIGINT
+    assert checkpoint.latest(tmp_path / "asked") is None
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_of_a_launcher_leaves_no_rank_behind(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    with started("launch", run, "--processes", 2, "train.tokens=100M", "run_dir=asked", cwd=tmp_path) as process:
+        wait_for(lambda: steps_of(tmp_path / "asked") > 5, process)
+        ranks = psutil.Process(process.pid).children()
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        assert process.wait() in (130, ASKED_TO_END)  # the two may have come as one
+        psutil.wait_procs(ranks)
