@@ -78,7 +78,9 @@ def write_thalweg(out: Path, tokens: int) -> None:
     save_prepared(out, {name: write_shards(out, name, documents(out, name)) for name in WEIGHTS})
 
 
-def write_shards(out: Path, name: str, texts: Iterator[Tokens], shard_tokens: int = SHARD_TOKENS) -> list[Any]:
+def write_shards(
+    out: Path, name: str, texts: Iterator[Tokens], shard_tokens: int = SHARD_TOKENS, vocab_size: int = VOCAB_SIZE
+) -> list[Any]:
     """Shards of one source from its documents, which end with end-of-text; their entries."""
     from data_pipeline.shard_writer import ShardWriter
 
@@ -87,7 +89,7 @@ def write_shards(out: Path, name: str, texts: Iterator[Tokens], shard_tokens: in
     for number, text in enumerate(texts):
         if writer is None:
             shard = f"{name}/train/{len(entries):05d}"
-            writer = ShardWriter(out / shard, VOCAB_SIZE, END_OF_TEXT)
+            writer = ShardWriter(out / shard, vocab_size, vocab_size - 1)
         writer.add(text[:-1], {"id": str(number), "file": "made up", "offset": number, "url": None})
         if writer.tokens >= shard_tokens:
             entries.append(writer.close(shard))
@@ -95,7 +97,7 @@ def write_shards(out: Path, name: str, texts: Iterator[Tokens], shard_tokens: in
     return entries if writer is None else [*entries, writer.close(shard)]
 
 
-def save_prepared(out: Path, sources: dict[str, list[Any]]) -> None:
+def save_prepared(out: Path, sources: dict[str, list[Any]], vocab_size: int = VOCAB_SIZE) -> None:
     """The manifest over the shards of each source, and a tokenizer that has nothing in it."""
     from data_pipeline.manifest import Manifest, SourceEntry, TokenizerEntry
     from data_pipeline.shards import FileEntry
@@ -107,7 +109,7 @@ def save_prepared(out: Path, sources: dict[str, list[Any]]) -> None:
         count, tokens = sum(each.documents for each in shards), sum(each.tokens for each in shards)
         splits = {"train": shards, "validation": []}
         entries[name] = SourceEntry(read=count, dropped={}, documents=count, tokens=tokens, splits=splits)
-    entry = TokenizerEntry(vocab_size=VOCAB_SIZE, end_of_text=END_OF_TEXT, file=FileEntry.of(tokenizer))
+    entry = TokenizerEntry(vocab_size=vocab_size, end_of_text=vocab_size - 1, file=FileEntry.of(tokenizer))
     Manifest(recipe_hash="benchmark", tokenizer=entry, sources=entries).save(out)
 
 
