@@ -89,6 +89,7 @@ def train_rank(config: RunConfig, resume: str) -> None:
     # Importing and starting the engine takes seconds: not before everything else is known to be right.
     from model.gpt import GPT
     from training import checkpoint
+    from training.attention_logits import AttentionLogits
     from training.checkpointer import Checkpointer
     from training.collectives import gather_objects
     from training.compilation import compile_blocks
@@ -96,6 +97,7 @@ def train_rank(config: RunConfig, resume: str) -> None:
     from training.engine import build_engine
     from training.errors import RunError
     from training.finite import FiniteGuard
+    from training.layer_norms import LayerNorms
     from training.ledger import Ledger
     from training.loop import train
     from training.metrics import Metrics
@@ -103,6 +105,7 @@ def train_rank(config: RunConfig, resume: str) -> None:
     from training.optimizer import build_optimizer
     from training.run import Run
     from training.run_folder import RunFolder
+    from training.samples import Samples
     from training.validation import Validation
 
     model = config.model.model_copy(update={"end_of_text": stream.vocabulary.end_of_text})
@@ -131,8 +134,11 @@ def train_rank(config: RunConfig, resume: str) -> None:
         FiniteGuard(),
         Validation(config.validation),
         NoiseScale(config.noise_scale, config.metrics),
+        LayerNorms(config.layers),
+        AttentionLogits(config.layers),
         Metrics(config.metrics, [run_folder.metrics, console.show]),
         console,
+        Samples(config.samples),
         Checkpointer(config.checkpoint, describing),
     ]
     try:
