@@ -22,6 +22,7 @@ from training.config import (
     ValidationConfig,
     ZeroConfig,
 )
+from training.watching_config import LayersConfig, SamplesConfig
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -42,6 +43,8 @@ class RunConfig(Section):
     noise_scale: NoiseScaleConfig = NoiseScaleConfig()
     spikes: SpikesConfig = SpikesConfig()
     drift: DriftConfig = DriftConfig()
+    layers: LayersConfig = LayersConfig()
+    samples: SamplesConfig = SamplesConfig()
 
     @property
     def folder(self) -> Path:
@@ -76,6 +79,15 @@ class RunConfig(Section):
             raise ValueError(
                 "train.compile true does not go with train.activation_checkpointing selective: the compiler chooses "
                 "by itself what a block keeps; take none or k"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _writes_text(self) -> "RunConfig":
+        if self.samples.every_tokens is not None and self.model.objective != "next_token":
+            raise ValueError(
+                f"samples do not go with model.objective {self.model.objective}, which restores masked tokens and "
+                "writes no text; leave samples out"
             )
         return self
 

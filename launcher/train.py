@@ -4,8 +4,6 @@ import logging
 import os
 from pathlib import Path
 
-from rich.console import Console
-
 from data_pipeline.errors import InputError
 from data_pipeline.opening import open_stream
 from data_pipeline.stream import Stream
@@ -92,24 +90,18 @@ def train_rank(config: RunConfig, resume: str, signals: Signals) -> None:
             log.info("changed since %s: %s", folder and folder.name, change)
 
     # Importing and starting the engine takes seconds: not before everything else is known to be right.
+    from launcher.features import features
     from model.gpt import GPT
     from training import checkpoint
-    from training.checkpointer import Checkpointer
     from training.collectives import gather_objects
     from training.compilation import compile_blocks
-    from training.console import ConsoleReport
-    from training.drift import Drift
     from training.engine import build_engine
     from training.errors import RunError
     from training.ledger import Ledger
     from training.loop import train
-    from training.metrics import Metrics
-    from training.noise_scale import NoiseScale
     from training.optimizer import build_optimizer
     from training.run import Run
     from training.run_folder import RunFolder
-    from training.spikes import Spikes
-    from training.validation import Validation
 
     model = config.model.model_copy(update={"end_of_text": stream.vocabulary.end_of_text})
     network = GPT(model, config.train.activation_checkpointing)
@@ -129,20 +121,9 @@ def train_rank(config: RunConfig, resume: str, signals: Signals) -> None:
     )
     run_folder = RunFolder(config.folder, writes=engine.rank == 0)
     run = Run(config.train, model, engine, stream, Ledger(stream, engine.device), run_folder, signals)
-    console = ConsoleReport(Console(stderr=True, quiet=engine.rank > 0))
     describing = checkpoint.Describing(
         model, config.dump(), stream.vocabulary.json, config.zero.stage, config.train.precision
     )
-    checkpointer = Checkpointer(config.checkpoint, describing)
-    callbacks = [
-        Spikes(config.spikes, checkpointer),
-        Drift(config.drift, config.zero.stage),
-        Validation(config.validation),
-        NoiseScale(config.noise_scale, config.metrics),
-        Metrics(config.metrics, [run_folder.metrics, console.show]),
-        console,
-        checkpointer,
-    ]
     try:
         _refuse_other_ranks(gather_objects((stream.identity, folder and folder.name)))
         if folder is not None:
@@ -151,7 +132,7 @@ def train_rank(config: RunConfig, resume: str, signals: Signals) -> None:
         if not run.finished:
             run_folder.describe(config.dump(), engine.world_size)
             run.note_beginning("resume" if folder else "start", **({"checkpoint": folder.name} if folder else {}))
-            train(run, callbacks)
+            train(run, features(config, describing, run_folder, engine.rank))
             if run.ended_by is None:
                 seen = run.ledger.statement(run.progress.stream)
                 run_folder.event("end", run.progress.step, run.tokens, seen=seen, data_hash=run.ledger.data_hash)

@@ -34,21 +34,21 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, seen: Visible, rotation: Rotation | None, cache: Cache | None) -> Tensor:
         """B T D to B T D; of a prompt, `cache` keeps keys and values."""
-        q, k, v = self._heads(x, rotation)
+        q, k, v = self.heads(self.qkv(x), rotation)
         if cache is not None:
             cache.keep(k, v)
         return self._joined(attend(q, k, v, seen))
 
     def step(self, x: Tensor, rotation: Rotation | None, cache: Cache, layer: LayerCache) -> Tensor:
         """B 1 D to B 1 D for one more token of each sequence."""
-        q, k, v = self._heads(x, rotation)
+        q, k, v = self.heads(self.qkv(x), rotation)
         layer.append(k, v, cache.position)
         seen = layer.seen(cache.position, cache.since)
         return self._joined(F.scaled_dot_product_attention(q, layer.keys, layer.values, attn_mask=seen))
 
-    def _heads(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each B H T D/H."""
-        heads = self.qkv(x).unflatten(-1, (3, self.n_head, -1))  # B T 3 H D/H
+    def heads(self, projected: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each B H T D/H, of what `qkv` gave, B T 3D."""
+        heads = projected.unflatten(-1, (3, self.n_head, -1))  # B T 3 H D/H
         q, k, v = heads.permute(2, 0, 3, 1, 4)
         return (q, k, v) if rotation is None else (rotate(q, rotation), rotate(k, rotation), v)
 

@@ -9,6 +9,8 @@ activation checkpointing, which cannot see inside a compiled block; the compiler
 import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -37,6 +39,22 @@ def compile_blocks(network: GPT, wanted: bool | None, zero_stage: int) -> bool:
     for block in network.blocks:
         block.compile(dynamic=False)
     return True
+
+
+@contextmanager
+def uncompiled(network: GPT) -> Iterator[None]:
+    """Calls blocks as they were written: hooks inside of them are called, which a compiled block may leave out.
+
+    FlexAttention stays compiled; without that it would write out the square of all scores.
+    """
+    compiled = [block._compiled_call_impl for block in network.blocks]
+    try:
+        for block in network.blocks:
+            block._compiled_call_impl = None
+        yield
+    finally:
+        for block, call in zip(network.blocks, compiled, strict=True):
+            block._compiled_call_impl = call
 
 
 def _has_compiler() -> bool:

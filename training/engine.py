@@ -22,7 +22,17 @@ from torch.autograd import Variable
 from data_pipeline.errors import InputError
 from model.gpt import GPT
 from training.collectives import talk_over_loopback
-from training.fragments import MOMENTS, dealt, fragments, optimizer_state, refresh_weights, set_steps, steps_taken
+from training.fragments import (
+    MOMENTS,
+    Fragment,
+    dealt,
+    fragments,
+    gradient,
+    optimizer_state,
+    refresh_weights,
+    set_steps,
+    steps_taken,
+)
 from training.state_files import Part, StateFiles
 from training.veto import Veto
 
@@ -277,10 +287,7 @@ class Engine:
 
         Those of all ranks make the whole. They share memory with what is trained.
         """
-        state = optimizer_state(self._engine)
-        mine = self._fragments
-        if self._engine.zero_optimization_stage() == 0:  # where all ranks hold all
-            mine = dealt(mine, self.rank, self.world_size)
+        state, mine = optimizer_state(self._engine), self._own_fragments()
         weights = [Part(each.name, each.shape, each.start, each.of(each.home)) for each in mine]
         moments = [
             Part(f"{moment}/{each.name}", each.shape, each.start, each.of(state[each.home][moment]))
@@ -289,6 +296,23 @@ class Engine:
             for moment in MOMENTS
         ]
         return {"weights": weights, "moments": moments}
+
+    def gradients(self) -> list[Part]:
+        """Parts of the whole gradient that are this rank's, between the last backward and `step`, before clipping.
+
+        Those of all ranks make the whole. They share memory with what the optimizer will take.
+        """
+        parameters = dict(self.network.named_parameters())
+        return [
+            Part(each.name, each.shape, each.start, gradient(self._engine, parameters[each.name], each))
+            for each in self._own_fragments()
+        ]
+
+    def _own_fragments(self) -> list[Fragment]:
+        """Those of which no other rank has the same."""
+        if self._engine.zero_optimization_stage() == 0:  # where all ranks hold all
+            return dealt(self._fragments, self.rank, self.world_size)
+        return self._fragments
 
     @property
     def optimizer_steps(self) -> int:

@@ -81,6 +81,24 @@ def _of_partitions(optimizer: Any, network: nn.Module) -> Iterator[Fragment]:
         yield Fragment(name, tuple(parameter.ds_shape), start, numel, home, offset)
 
 
+def gradient(engine: Any, parameter: Any, fragment: Fragment) -> Tensor:
+    """The fragment's part [numel] of the whole gradient, averaged over ranks, of the `parameter` that it is of.
+
+    It is there between the last backward and the optimizer's step, in fp32, and not clipped.
+    """
+    stage, optimizer = int(engine.zero_optimization_stage()), engine.optimizer
+    if stage == 0:
+        found = parameter.grad
+    elif stage == 3:
+        found = optimizer.get_local_fp32_grad_for_param(parameter)  # filled up at the end of the parameter
+    else:
+        found = parameter._hp_mapping.get_lp_grad_fragment(parameter._index_in_param_group)
+    flat: Tensor = found.detach().view(-1)
+    # DeepSpeed's own optimizer for stage 1 in bf16 gives the gradient of the whole parameter.
+    start = fragment.start if stage in (1, 2) and flat.numel() > fragment.numel else 0
+    return flat[start : start + fragment.numel]
+
+
 def optimizer_state(engine: Any) -> dict[Tensor, dict[str, Any]]:
     """What torch's optimizer keeps for each `home`; empty before its first step."""
     # DeepSpeed looks into it after each step, also after one that was left out: that alone makes empty entries.

@@ -108,6 +108,10 @@ class RunFolder:
         """Appends a line to metrics.jsonl."""
         self._append("metrics.jsonl", {"life": self.life} | fields)
 
+    def sample(self, fields: dict[str, Any]) -> None:
+        """Appends a line to samples.jsonl."""
+        self._append("samples.jsonl", {"life": self.life} | fields)
+
     def _append(self, name: str, line: dict[str, Any]) -> None:
         if not self._writes:
             return

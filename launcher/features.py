@@ -1,0 +1,36 @@
+"""The features that hang on the loop of a run, in the order in which each point of it calls them."""
+
+from rich.console import Console
+
+from launcher.config import RunConfig
+from training.attention_logits import AttentionLogits
+from training.callback import Callback
+from training.checkpoint import Describing
+from training.checkpointer import Checkpointer
+from training.console import ConsoleReport
+from training.drift import Drift
+from training.layer_norms import LayerNorms
+from training.metrics import Metrics
+from training.noise_scale import NoiseScale
+from training.run_folder import RunFolder
+from training.samples import Samples
+from training.spikes import Spikes
+from training.validation import Validation
+
+
+def features(config: RunConfig, describing: Describing, folder: RunFolder, rank: int) -> list[Callback]:
+    """What may refuse a step comes first, what adds to a line of metrics before the line, and saving last."""
+    console = ConsoleReport(Console(stderr=True, quiet=rank > 0))
+    checkpointer = Checkpointer(config.checkpoint, describing)
+    return [
+        Spikes(config.spikes, checkpointer),
+        Drift(config.drift, config.zero.stage),
+        Validation(config.validation),
+        NoiseScale(config.noise_scale, config.metrics),
+        LayerNorms(config.layers),
+        AttentionLogits(config.layers),
+        Metrics(config.metrics, [folder.metrics, console.show]),
+        console,
+        Samples(config.samples),
+        checkpointer,
+    ]

@@ -1,0 +1,42 @@
+"""The sections of a run that only watch it: none of them changes a number of the training."""
+
+from pydantic import Field, model_validator
+
+from data_pipeline.config_base import Section
+
+
+class LayersConfig(Section):
+    """The `layers:` section: what goes on in each layer."""
+
+    every_steps: int = Field(
+        0,
+        ge=0,
+        description="Steps between two measurements of each layer's gradient norm and largest attention logit; 0, the "
+        "default, makes none. A measurement costs a forward of that step's batch and more.",
+    )
+
+
+class SamplesConfig(Section):
+    """The `samples:` section: texts that the network writes while it is trained."""
+
+    every_tokens: int | None = Field(
+        None, gt=0, description="Tokens between two rounds of samples; there is one at the end, too. Off by default."
+    )
+    prompts: list[str] = Field(default_factory=list, description='Texts to continue; "" begins a document.')
+    max_tokens: int = Field(64, gt=0, description="Each sample has at most so many tokens.")
+    temperature: float = Field(1.0, ge=0, description="Below 1 the likely becomes likelier; 0 takes the likeliest.")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="Draw from the likeliest tokens only, which together have this probability."
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Of the drawing, the same for each prompt and each round.")
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> "SamplesConfig":
+        given = sorted(self.model_dump(exclude_defaults=True))
+        if given and self.every_tokens is None:
+            raise ValueError(f"{given[0]} does nothing without every_tokens; give that, too, or leave samples out")
+        if given and not self.prompts:
+            raise ValueError("every_tokens needs prompts to continue; give some")
+        if self.temperature == 0 and (self.top_p < 1 or self.seed):
+            raise ValueError("top_p and seed do nothing at temperature 0, which draws nothing; leave them out")
+        return self
