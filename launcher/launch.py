@@ -38,8 +38,6 @@ def launch_here(config: RunConfig, arguments: list[str], processes: int | None, 
         arguments = [*arguments, f"train.init_from={pinned(config).train.init_from}"]
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ[LAUNCHER] = str(os.getpid())
-    # Those that ask for the end are handed on instead: the ranks save and leave by themselves.
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"
     for number in ASKING:
         signal.signal(number, _hand_on)
     talk_over_loopback()
@@ -54,6 +52,8 @@ def launch_here(config: RunConfig, arguments: list[str], processes: int | None, 
         local_addr="127.0.0.1",
         max_restarts=0,
         monitor_interval=0.1,
+        # Those that ask for the end are handed on: the ranks save and leave by themselves.
+        signals_to_handle="SIGHUP,SIGQUIT",
     )
     try:
         # -P: a folder called model/ or training/ where the run is started must not stand in for ours.
