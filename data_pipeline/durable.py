@@ -1,7 +1,12 @@
 """Files that are whole or not there, also after a power cut."""
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from data_pipeline.errors import InputError
 
 
 def to_disk(path: Path) -> None:
@@ -20,3 +25,27 @@ def write_whole(path: Path, text: str) -> None:
     to_disk(partial)
     partial.replace(path)
     to_disk(path.parent)
+
+
+@contextmanager
+def whole_folder(final: Path) -> Iterator[Path]:
+    """A folder to fill, which gets its name when all went well and is gone otherwise.
+
+    Raises InputError where something has that name already.
+    """
+    final = final.resolve()
+    if final.exists() and (not final.is_dir() or any(final.iterdir())):
+        raise InputError(f"{final}: is there already; name a new folder, or delete it")
+    partial = final.with_name(f".{final.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for path in partial.rglob("*"):
+            to_disk(path)
+        to_disk(partial)
+        partial.replace(final)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    to_disk(final.parent)

@@ -22,21 +22,22 @@ class Row:
 
 
 def mixture_rows(schedule: Schedule, windows: dict[str, int | None], sequences: int) -> list[Row]:
-    """The table of a run of `sequences`: a row for each source and phase, and one for each over the whole.
+    """The table of a run up to `sequences`: a row for each source and phase, and one for each over the whole.
 
-    `windows` are those that each source has. Sources without a share are left out.
+    `windows` are those that each source has. Sources without a share are left out. What came before the origin of the
+    schedule is not in it.
     """
     ends = [sequences if phase.until is None else min(phase.until, sequences) for phase in schedule.phases]
     if schedule.end is not None:
         ends = [min(end, schedule.end.position) for end in ends]
-    starts = [0, *ends[:-1]]
+    starts = [max(start, schedule.begin) for start in (0, *ends[:-1])]
     rows = [
         row
         for number, (start, end) in enumerate(zip(starts, ends, strict=True))
         if start < end
         for row in _rows(schedule, windows, number, start, end)
     ]
-    whole = _rows(schedule, windows, None, 0, max(ends))
+    whole = _rows(schedule, windows, None, schedule.begin, max(*ends, schedule.begin))
     return whole if len(ends) == 1 else rows + whole
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from data_pipeline.config import DataConfig
 from data_pipeline.errors import InputError
 from data_pipeline.manifest import Manifest
+from data_pipeline.origin import Origin
 from data_pipeline.phases import Phase, Schedule
 from data_pipeline.prepared_shard import PreparedShard
 from data_pipeline.source import Source
@@ -59,8 +60,10 @@ class Prepared:
         return Source(name, shards, n_ctx, data.open_shards, seed)
 
 
-def open_stream(data: DataConfig, seed: int, n_ctx: int, rank: int = 0, world_size: int = 1) -> Stream:
-    """Opens what a run reads; nothing of it but descriptions is read yet.
+def open_stream(
+    data: DataConfig, seed: int, n_ctx: int, rank: int = 0, world_size: int = 1, origin: Origin | None = None
+) -> Stream:
+    """Opens what a run reads; nothing of it but descriptions is read yet. The order begins at `origin`, if any.
 
     Raises InputError for a source that does not exist or has not one window of `n_ctx` + 1 tokens, for other
     tokenizers than the run's, and for phases that cannot be.
@@ -79,7 +82,7 @@ def open_stream(data: DataConfig, seed: int, n_ctx: int, rank: int = 0, world_si
             sources[name], identities[name] = text, text.identity
         else:
             sources[name], identities[name] = _foreign(name, config, vocabulary, data, n_ctx, seed)
-    schedule = _schedule(data, sources, n_ctx)
+    schedule = _schedule(data, sources, n_ctx, origin)
     _refuse_too_small(sources, schedule, n_ctx)
     held_out = [name for name in schedule.names if name not in data.sources]
     stream = Stream(
@@ -91,6 +94,7 @@ def open_stream(data: DataConfig, seed: int, n_ctx: int, rank: int = 0, world_si
         n_ctx,
         held_out=[prepared.source(name, "validation", data, n_ctx, seed) for name in held_out] if prepared else [],
         cache=prepared.cache if prepared else None,
+        identities={name: identities.get(name) or _identity_of(name, prepared) for name in schedule.names},
     )
     _refuse_small_cache(data, stream)
     _allow_open_files(sum(source.most_open for source in stream.sources if isinstance(source, Source)))
@@ -171,7 +175,9 @@ def _vocabulary(data: DataConfig, prepared: Prepared | None, names: list[str]) -
     return found
 
 
-def _schedule(data: DataConfig, sources: Mapping[str, "Source | TextStreamSource"], n_ctx: int) -> Schedule:
+def _schedule(
+    data: DataConfig, sources: Mapping[str, "Source | TextStreamSource"], n_ctx: int, origin: Origin | None
+) -> Schedule:
     def weights(given: Mapping[str, float] | None, alpha: float | None, key: str) -> Mapping[str, float]:
         if given is not None:
             return given
@@ -196,7 +202,7 @@ def _schedule(data: DataConfig, sources: Mapping[str, "Source | TextStreamSource
             )
             raise InputError(f"data.max_epochs.{name}: {why}; leave it out")
         limits[name] = int(Fraction(str(epochs)) * source.windows)  # 1.15 of 100 is 115
-    return Schedule(phases, limits, data.exhausted)
+    return Schedule(phases, limits, data.exhausted, origin)
 
 
 def _size(source: "Source | TextStreamSource", key: str) -> int:
@@ -210,6 +216,14 @@ def _identity(identities: Mapping[str, str]) -> str:
     if list(identities) == [""]:
         return identities[""]
     return blake2b(repr(sorted(identities.items())).encode(), digest_size=16).hexdigest()
+
+
+def _identity_of(name: str, prepared: Prepared | None) -> str:
+    """Of one source of a prepared folder: the tokens of its shards, in order, whatever else the folder holds."""
+    assert prepared is not None
+    entries = prepared.manifest.sources[name].splits.get("train", [])
+    tokens = [(entry.tokens, entry.files[".tokens"].xxh3) for entry in entries]
+    return blake2b(repr(tokens).encode(), digest_size=16).hexdigest()
 
 
 def _refuse_small_cache(data: DataConfig, stream: Stream) -> None:

@@ -1,7 +1,8 @@
 """The source of every position: shares that change over the run, and sources that end.
 
 A schedule is a row of segments. In one the shares are constant or move in a straight line; each source goes on
-where the segment before left it. All is computed from the position, nothing from those before.
+where the segment before left it, the first one where the origin says. All is computed from the position, nothing from
+those before.
 
 How far a source can be from its target, in sequences and after any number of them: less than 1 within a segment of
 constant shares, less than 2.5 within one that interpolates, or 3 if a source ended in it before. What was left at the
@@ -18,6 +19,7 @@ import numpy as np
 from data_pipeline.config import Exhausted
 from data_pipeline.errors import InputError
 from data_pipeline.mixture import PERIOD, Index, Mixture, Target, quantise
+from data_pipeline.origin import Origin
 
 LONGEST_RAMP = 2**31
 """Sequences of a phase that interpolates: its arithmetic squares them within 63 bits."""
@@ -111,11 +113,13 @@ class Schedule:
         phases: Sequence[Phase],
         limits: Mapping[str, int] | None = None,
         exhausted: Exhausted = "error",
+        origin: Origin | None = None,
     ) -> None:
         """`limits` are the most sequences of a source; what happens behind them is `exhausted`.
 
         error and stop: the order ends where the first source would pass its limit. redistribute: the others share
-        its part in proportion to their own. Raises InputError for phases that do not follow each other.
+        its part in proportion to their own. With an `origin` the order begins there, in the phase that is on by then,
+        and its sources go on where they stood. Raises InputError for phases that do not follow each other.
         """
         # By name: the order in which a file lists its sources is not part of the order of data.
         self.names = tuple(sorted({name for phase in phases for name in phase.weights}))
@@ -123,6 +127,7 @@ class Schedule:
         self.phases = tuple(phases)
         self._limits = [(limits or {}).get(name) for name in self.names]
         self._redistribute, self.stops = exhausted == "redistribute", exhausted == "stop"
+        self.origin, self.begin = origin, origin.position if origin else 0
         self._mixtures: dict[tuple[int, ...], Mixture] = {}
         self._starts: list[int] = []
         self._bases: list[Index] = []
@@ -132,9 +137,10 @@ class Schedule:
 
     def _lay_out(self) -> End | None:
         """Fills in the segments; returns where they end."""
-        base, start, ended = np.zeros(len(self.names), dtype=np.int64), 0, set[str]()
+        drawn = self.origin.drawn if self.origin else {}
+        base, start, ended = np.array([drawn.get(name, 0) for name in self.names], np.int64), self.begin, set[str]()
         for number, phase in enumerate(self.phases):
-            entered = start
+            entered = (self.phases[number - 1].until or 0) if number else 0
             while phase.until is None or start < phase.until:
                 segment = self._segment(number, entered, start, ended)
                 if segment is None:
@@ -152,12 +158,14 @@ class Schedule:
                 if not self._redistribute:
                     return End(start, f"{name} reached its max_epochs")
                 ended.add(name)
+        if not self._starts and (last := self._mixture(self.phases[-1], ended)):  # the origin is behind all phases
+            self._add(start, base, last)
         return End(start, f"{self.phases[-1].key} ends at until_tokens")
 
     def _add(self, start: int, base: Index, segment: _Segment) -> None:
         if self._starts and self._starts[-1] == start:  # one of no positions
             del self._starts[-1], self._bases[-1], self._targets[-1], self._segments[-1]
-        reached = self.target(start) if self._starts else np.zeros(len(self.names))
+        reached = self.target(start) if self._starts else base.astype(float)
         self._starts.append(start)
         self._targets.append(reached)
         self._bases.append(base)
@@ -192,7 +200,7 @@ class Schedule:
         for index, limit in enumerate(self._limits):
             if limit is None:
                 continue
-            left = limit - int(base[index])
+            left = max(limit - int(base[index]), 0)
             most = length
             if most is None:
                 assert isinstance(segment, Mixture)
@@ -220,6 +228,7 @@ class Schedule:
 
         Raises InputError for a position behind the end.
         """
+        assert not positions.size or int(positions.min()) >= self.begin, "these are of the order before the origin"
         if self.end and positions.size and int(positions.max()) >= self.end.position:
             self.refuse_end()
         which = np.searchsorted(self._starts, positions, side="right") - 1
@@ -244,6 +253,7 @@ class Schedule:
         return self._targets[which] + self._segments[which].target(position - self._starts[which])
 
     def _which(self, position: int) -> int:
+        assert position >= self.begin, "this is of the order before the origin"
         return int(np.searchsorted(self._starts, position, side="right")) - 1
 
 

@@ -6,7 +6,7 @@ Only a source that is text until it is read keeps a place of its own, in each pr
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -91,14 +91,16 @@ class Stream:
         n_ctx: int,
         held_out: Sequence[Source] = (),
         cache: "ShardCache | None" = None,
+        identities: Mapping[str, str] | None = None,
     ) -> None:
         """`sources` are those of the schedule, in its order; `identity` is a hash that says which data they are.
 
+        `identities` are hashes of each source by itself: the windows of two that have the same are the same.
         `held_out` are the parts for validation of those that have one; `cache` is what prepared shards come through.
         """
         assert tuple(source.name for source in sources) == schedule.names
         self.sources, self.schedule, self.vocabulary = tuple(sources), schedule, vocabulary
-        self.identity, self.seed, self.n_ctx = identity, seed, n_ctx
+        self.identity, self.seed, self.n_ctx, self.identities = identity, seed, n_ctx, dict(identities or {})
         self.held_out, self.dtype, self._cache = tuple(held_out), token_type(vocabulary.size), cache
         self.read_seconds = dict.fromkeys(schedule.names, 0.0)
         """How long the sources have been read for so far, waits for disk, network and tokeniser included."""
@@ -185,7 +187,8 @@ class Stream:
     def restore_texts(self, states: dict[str, Any]) -> None:
         """Goes on where the states were taken. Raises InputError where they are of other data or processes."""
         for name, source in self.texts.items():
-            source.restore(states[name])
+            if name in states:  # a fork may have a new one
+                source.restore(states[name])
 
     def close(self) -> None:
         """Closes all that is open."""

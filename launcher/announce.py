@@ -9,7 +9,7 @@ from data_pipeline.source import Source
 from data_pipeline.stream import Stream
 from launcher.config import RunConfig
 from model.counts import count_parameters, training_flops
-from training.batch_ramp import batch_sequences, sequences_at_end
+from training.batch_ramp import batch_sequences
 from training.schedule_table import lines
 
 log = logging.getLogger("thalweg.train")
@@ -17,8 +17,11 @@ log = logging.getLogger("thalweg.train")
 WASTE_WARNING = 0.05
 
 
-def announce(config: RunConfig, stream: Stream, world_size: int) -> None:
-    """Says what will be trained, on what, how it is dealt and how fast, before the first step."""
+def announce(config: RunConfig, stream: Stream, world_size: int, last_position: int) -> None:
+    """Says what will be trained, on what, how it is dealt and how fast, before the first step.
+
+    `last_position` is that of the order of data behind the last batch.
+    """
     train = config.train
     log.info(
         "%s: %s parameters, %.3g FLOPs (6 per parameter and token) for %s tokens in %s",
@@ -28,7 +31,7 @@ def announce(config: RunConfig, stream: Stream, world_size: int) -> None:
         f"{train.tokens:,}",
         train.precision,
     )
-    for line in _mixture_lines(config, stream):
+    for line in _mixture_lines(stream, last_position):
         log.info("  %s", line)
     for size in sorted({batch_sequences(train, stream.n_ctx, 0), config.sequences}):
         _announce_batch(config, Deal(size, world_size, train.micro_batch))
@@ -58,17 +61,18 @@ def _announce_batch(config: RunConfig, deal: Deal) -> None:
         )
 
 
-def _mixture_lines(config: RunConfig, stream: Stream) -> Iterator[str]:
+def _mixture_lines(stream: Stream, last_position: int) -> Iterator[str]:
     """A table of what will be read, a line a source and phase."""
     n_ctx = stream.n_ctx
     known = {source.name: source.windows if isinstance(source, Source) else None for source in stream.sources}
     sizes = {source.name: source.tokens for source in stream.sources if isinstance(source, Source)}
     began = None
     width = max(map(len, known))
-    for row in mixture_rows(stream.schedule, known, sequences_at_end(config.train, n_ctx)):
+    for row in mixture_rows(stream.schedule, known, last_position):
         if row.phase != began:
             began = row.phase
-            phase = "the whole run" if row.phase is None else f"phase {row.phase + 1}"
+            whole = "the whole run" if stream.schedule.origin is None else "all since the fork"
+            phase = whole if row.phase is None else f"phase {row.phase + 1}"
             yield f"{phase}: {row.sequences * n_ctx:,} tokens"
         epochs = "read as text" if row.epochs is None else f"{row.epochs:.2f} epochs of {sizes[row.source]:,} tokens"
         drawn = f"{row.windows * n_ctx:>20,} tokens in {row.windows:,} windows"

@@ -106,6 +106,33 @@ def launch(
     launch_here(config, ["train", str(run), *(assignments or []), "--resume", resume], processes, resume)
 
 
+@app.command(epilog="Example: thalweg fork runs/base@12000 decay.yaml train.schedule=wsd --reset optimizer")
+def fork(
+    checkpoint: CheckpointName,
+    run: RunFile,
+    assignments: Assignments = None,
+    reset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="optimizer,schedule,data",
+            help="What begins anew: AdamW's moments; the count of steps and tokens, and with it the learning rate; "
+            "the order of data. All three: the weights alone are taken.",
+        ),
+    ] = None,
+) -> None:
+    """Make a new run from a checkpoint of an old one: another schedule, mixture, context length or weights alone.
+
+    The old run is left as it is. What RUN.yaml changes is listed; train or launch then goes on in the new run folder.
+    """
+    from launcher.config import load_run
+    from launcher.fork import fork as fork_run
+    from launcher.fork import read_reset
+    from launcher.logs import log_to_stderr
+
+    log_to_stderr()
+    print(fork_run(checkpoint, load_run(run, assignments), read_reset(reset)))
+
+
 @app.command(epilog='Example: thalweg generate runs/smoke@latest --prompt "The" --max-tokens 50 --seed 1')
 def generate(
     checkpoint: CheckpointName,

@@ -4,9 +4,7 @@ import json
 import logging
 import math
 import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +12,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from data_pipeline.durable import to_disk
+from data_pipeline.durable import whole_folder
 from data_pipeline.errors import InputError
 from data_pipeline.tokenizer import END_OF_TEXT, from_path
 from launcher.yaml_file import override
@@ -50,7 +48,7 @@ def export_checkpoint(name: str, out: Path, text: Path | None, tolerance: float,
     passage = _passage(text, config)
     if config.document_mask:
         log.info("document_mask is a matter of training: transformers will read a text as one document")
-    with _whole_folder(out) as partial:
+    with whole_folder(out) as partial:
         network = checkpoint.open_network(source)
         tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
         tokens = _tokens(tokenizer, passage, config)
@@ -79,7 +77,7 @@ def import_folder(source: Path, out: Path, text: Path | None, tolerance: float) 
     passage = _passage(text, config)
     if config.end_of_text is None:
         config = config.model_copy(update={"end_of_text": end_of_text})
-    with _whole_folder(out) as partial:
+    with whole_folder(out) as partial:
         _asked(
             source, lambda: checkpoint.write_weights_only(partial, config, parameters, tokenizer.to_str(pretty=True))
         )
@@ -113,30 +111,6 @@ def _size(text: str) -> int:
     if not isinstance(size, int) or size <= 0:
         raise InputError(f"--max-shard-size: is {text}; write a size such as 5G or 512Mi")
     return size
-
-
-@contextmanager
-def _whole_folder(final: Path) -> Iterator[Path]:
-    """A folder to fill, which gets its name when all went well and is gone otherwise.
-
-    Raises InputError where something has that name already.
-    """
-    final = final.resolve()
-    if final.exists() and (not final.is_dir() or any(final.iterdir())):
-        raise InputError(f"{final}: is there already; name a new folder, or delete it")
-    partial = final.with_name(f".{final.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        for path in partial.rglob("*"):
-            to_disk(path)
-        to_disk(partial)
-        partial.replace(final)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    to_disk(final.parent)
 
 
 def _passage(path: Path | None, config: ModelConfig) -> str:

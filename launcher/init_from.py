@@ -12,9 +12,12 @@ from launcher.config import RunConfig
 from model.config import ModelConfig
 from model.gpt import GPT
 from training import checkpoint
+from training.state_files import StateFiles
 
-FREE = {"preset", "document_mask", "end_of_text"}
+FREE = frozenset({"preset", "document_mask", "end_of_text"})
 """What may differ: weights of either fit the other."""
+
+EMBEDDING = "token_embedding.weight"
 
 
 def check_weights(path: Path, model: ModelConfig, vocabulary: Vocabulary) -> None:
@@ -24,15 +27,69 @@ def check_weights(path: Path, model: ModelConfig, vocabulary: Vocabulary) -> Non
     were trained on the ids of another tokenizer than the run's.
     """
     folder = checkpoint.find(str(path))
-    saved, now = _network(checkpoint.read_model(folder)), _network(model)
-    both = [key for key in now if key in saved]
-    differing = [f"model.{key} ({saved[key]}, here {now[key]})" for key in both if saved[key] != now[key]]
-    if differing:
-        raise InputError(f"train.init_from: {folder} is of another network: {'; '.join(differing)}; make them agree")
-    saved_vocabulary = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
-    if saved_vocabulary != Tokenizer.from_str(vocabulary.json).get_vocab():
+    refuse_other_network("train.init_from", folder, model)
+    refuse_other_vocabulary("train.init_from", folder, vocabulary)
+
+
+def refuse_other_network(
+    what: str, folder: Path, model: ModelConfig, free: frozenset[str] = FREE, *, same_rows: bool = False
+) -> None:
+    """Raises InputError where the weights of a checkpoint do not fit the network of a run, `free` keys left out.
+
+    It names the keys that differ, the first tensor that does not fit, and the mend. The vocabulary may be padded in
+    another way, unless the embedding must have the `same_rows`.
+    """
+    saved = checkpoint.read_model(folder)
+    differing = _differing(saved, model, free, same_rows)
+    misfit = _misfit(StateFiles(folder / "weights").shapes, saved, model, same_rows)
+    if not differing and misfit is None:
+        return
+    keys = [f"model.{key} ({before}, here {now})" for key, (before, now) in differing.items()]
+    mend = "make them agree"
+    if set(differing) == {"n_ctx"}:
+        mend = (
+            f"make them agree: learned positions are {saved.n_ctx} rows, one for each, and no more; "
+            "networks of rotary and sinusoidal positions take any n_ctx"
+        )
+    if set(differing) == {"vocab_size"} and same_rows:
+        mend = "make them agree, or begin a run from its weights alone with train.init_from"
+    raise InputError(
+        f"{what}: {folder} is of another network: {'; '.join(keys) or 'its weights are not what its model.json says'}; "
+        f"{mend}{misfit or ''}"
+    )
+
+
+def _differing(saved: ModelConfig, now: ModelConfig, free: frozenset[str], same_rows: bool) -> dict[str, Any]:
+    """The values, then and now, of each key that makes the network and differs."""
+    old, new = _network(saved), _network(now)
+    differing = {key: (old[key], new[key]) for key in new if key in old and old[key] != new[key] and key not in free}
+    if saved.objective == "next_token" and not (same_rows and saved.embedding_rows != now.embedding_rows):
+        differing.pop("vocab_size", None)
+    return differing
+
+
+def _misfit(shapes: dict[str, tuple[int, ...]], saved: ModelConfig, model: ModelConfig, same_rows: bool) -> str | None:
+    """What to say of the first tensor that is not the same in both; None where all fit."""
+    with torch.device("meta"):
+        needed = {name: tuple(each.shape) for name, each in GPT(model).named_parameters()}
+    if not same_rows and saved.objective == "next_token":
+        shapes, needed = ({**each, EMBEDDING: each.get(EMBEDDING, ())[1:]} for each in (shapes, needed))
+    for name in [*needed, *shapes]:
+        if needed.get(name) != shapes.get(name):
+            there, here = (
+                f"of shape {list(shape)}" if (shape := each.get(name)) is not None else "not one of its"
+                for each in (shapes, needed)
+            )
+            return f" (the first tensor that does not fit is {name}: {there} in the checkpoint, {here} in the run)"
+    return None
+
+
+def refuse_other_vocabulary(what: str, folder: Path, vocabulary: Vocabulary) -> None:
+    """Raises InputError where a checkpoint was trained on the ids of another tokenizer than the run's."""
+    saved = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
+    if saved != Tokenizer.from_str(vocabulary.json).get_vocab():
         raise InputError(
-            f"train.init_from: {folder} has another vocabulary than {vocabulary.path}; prepare the data with "
+            f"{what}: {folder} has another vocabulary than {vocabulary.path}; prepare the data with "
             f"tokenizer.path: {folder / 'tokenizer.json'}"
         )
 
@@ -47,17 +104,22 @@ def pinned(config: RunConfig) -> RunConfig:
 
 @torch.no_grad()
 def load_weights(path: Path, network: GPT) -> None:
-    """Puts the weights of a checkpoint into a network of the same shape, one at a time."""
+    """Puts the weights of a checkpoint into a network that they fit, one at a time.
+
+    Entries of the vocabulary that the checkpoint does not have keep the values that the network has drawn.
+    """
     checkpoint.check_network(path)
+    there, here = checkpoint.read_model(path).vocab_size, network.config.vocab_size
     parameters = dict(network.named_parameters())
     for name, value in checkpoint.read_weights(path):
-        parameters.pop(name).copy_(value)
+        rows = slice(min(there, here) if name == EMBEDDING and there != here else None)
+        parameters.pop(name)[rows].copy_(value[rows])
     assert not parameters, f"{path} has no {', '.join(parameters)}, which its configuration promises"
 
 
 def _network(config: ModelConfig) -> dict[str, Any]:
     """What makes the network, defaults filled in and what has no effect left out."""
-    fields = config.model_dump(exclude=FREE)
+    fields = config.model_dump(exclude=set(FREE))
     fields |= {"d_ff": config.ff_width, "qkv_bias": config.has_qkv_bias}
     idle = set() if config.position == "learned" else {"n_ctx"}
     idle |= set() if config.position == "rotary" else {"rotary_base"}

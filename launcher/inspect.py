@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from data_pipeline.errors import InputError
 from data_pipeline.opening import open_stream
+from data_pipeline.origin import read_origin
 from data_pipeline.shard import Document
 from data_pipeline.source import Source
 from data_pipeline.stream import Located, Stream, StreamState
@@ -80,7 +81,8 @@ def batch_of(run_dir: Path, step: int) -> Batch:
     """
     begun = _begun(run_dir, step)
     config = load_run(run_dir / "config.yaml")
-    stream = open_stream(config.data, config.seed, config.model.n_ctx, world_size=begun["processes"])
+    origin = read_origin(begun.get("origin"))
+    stream = open_stream(config.data, config.seed, config.model.n_ctx, world_size=begun["processes"], origin=origin)
     try:
         if begun["data"] != stream.identity:
             raise InputError(
@@ -123,7 +125,11 @@ def _begun(run_dir: Path, step: int) -> dict[str, Any]:
         at, name = lines.index(begun), begun.get("checkpoint")
         written = _last(lines[:at], lambda line: line["event"] == "checkpoint" and line["path"] == name)  # noqa: B023
         if written is None:
-            raise InputError(f"{path}: step {step} was not done in this run; it begins behind step {begun['step']}")
+            forked = _last(lines, lambda line: line["event"] == "fork")
+            hint = f", with a fork of {forked['checkpoint']}: look into that run" if forked else ""
+            raise InputError(
+                f"{path}: step {step} was not done in this run; it begins behind step {begun['step']}{hint}"
+            )
         begun = _last(
             lines[: lines.index(written)],
             lambda line: line["event"] in BEGINNINGS and line["life"] == written["life"],  # noqa: B023

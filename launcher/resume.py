@@ -1,21 +1,17 @@
 """Where a run goes on from, and whether it may."""
 
 from pathlib import Path
-from typing import Any
 
 from data_pipeline.config import DataConfig
 from data_pipeline.errors import InputError
 from data_pipeline.opening import open_stream
 from data_pipeline.stream import Stream
+from launcher.changes import Change, Meaning, changes, same_rate
 from launcher.config import RunConfig, load_run
 from training import checkpoint
 from training.checkpoint import CheckpointManifest
-
-SAME_RUN = ("seed", "model", "data.open_shards")
-"""What makes the network, its initial weights and the order of data."""
-
-SAME_SO_FAR = ("data.mixture", "data.alpha", "data.phases", "data.max_epochs", "data.exhausted")
-"""What makes the order of data, and may change for the part that is still to come."""
+from training.config import TrainConfig
+from training.schedule import learning_rate
 
 
 def choose(config: RunConfig, resume: str) -> Path | None:
@@ -46,55 +42,78 @@ def check(config: RunConfig, folder: Path, stream: Stream, world_size: int) -> l
     """
     saved = CheckpointManifest.load(folder)
     saved_config = load_run(folder / "config.yaml")
-    before, now = _flat(saved_config), _flat(config)
-    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    refused = [f"{key} ({before.get(key)}, now {now.get(key)})" for key in changed if _within(key, SAME_RUN)]
-    if stream.texts and saved.world_size != world_size:
-        names = ", ".join(stream.texts)
-        refused.append(
-            f"number of processes ({saved.world_size}, now {world_size}), each of which has its place in {names}"
-        )
-    elif stream.identity != saved.data_manifest:
-        where = _places(config.data)
-        refused.append(f"data.path or data.sources ({where}: other data, or other sources, than the run began with)")
-    elif (order := [key for key in changed if _within(key, SAME_SO_FAR)]) and not refused:
-        position = checkpoint.read_progress(folder)[1].stream.position
-        if stream.schedule.before(position) != _schedule_before(saved_config, config, position):
-            refused += [
-                f"{key} ({before.get(key)}, now {now.get(key)}), which changes what was read already" for key in order
-            ]
+    found = changes(saved_config, config)
+    refused = [_was(each) for each in found if each.meaning in (Meaning.NETWORK, Meaning.RECIPE)]
+    refused += _other_rate(saved_config.train, config.train, found, saved.tokens)
+    refused += _other_data(saved_config, config, folder, stream, world_size, found)
     if refused:
-        raise InputError(f"{folder}: is of another run: {'; '.join(refused)}; restore them or give another run_dir")
-    ignored = ("run_dir", "name", "data.path", "data.prepare", "data.cache", "data.storage", "model.preset")
-    told = [f"{key}: {before.get(key)} -> {now.get(key)}" for key in changed if not key.startswith(ignored)]
+        raise InputError(
+            f"{folder}: is of another run: {'; '.join(refused)}; restore them, or make a run of its own of it "
+            f"with `thalweg fork {folder} RUN.yaml`"
+        )
+    told = [str(each) for each in found if each.is_told]
     if saved.world_size != world_size:
         told.append(f"processes: {saved.world_size} -> {world_size}")
+    before, now = (learning_rate(each.train, saved.tokens) for each in (saved_config, config))
+    if before != now:
+        told.append(
+            f"the end of the decay, which is train.tokens where train.decay_tokens is not given: the rate at "
+            f"{saved.tokens:,} tokens was {before:.3g} and is {now:.3g}"
+        )
     return told
 
 
-def _schedule_before(saved: RunConfig, config: RunConfig, position: int) -> list[tuple[int, str]]:
+def _was(change: Change, why: str = "") -> str:
+    return f"{change.key} ({change.before}, now {change.now}){why}"
+
+
+def _other_rate(before: TrainConfig, now: TrainConfig, found: list[Change], tokens: int) -> list[str]:
+    """The keys by which the learning rate of what was trained already is another one.
+
+    More tokens may be asked for, also where that moves the end of the decay.
+    """
+    given = [each for each in found if each.meaning is Meaning.RATE and each.key != "train.tokens"]
+    longer = TrainConfig.model_construct(**(dict(before) | {"tokens": now.tokens}))
+    if not given or same_rate(before, now, tokens) or same_rate(longer, now, tokens):
+        return []
+    return [_was(each, ", which changes the learning rate so far") for each in given]
+
+
+def _other_data(
+    saved_config: RunConfig, config: RunConfig, folder: Path, stream: Stream, world_size: int, found: list[Change]
+) -> list[str]:
+    """What is not as it was among the data, and in the order of what was read already."""
+    saved = CheckpointManifest.load(folder)
+    if stream.texts and saved.world_size != world_size:
+        names = ", ".join(stream.texts)
+        return [f"number of processes ({saved.world_size}, now {world_size}), each of which has its place in {names}"]
+    if stream.identity != saved.data_manifest:
+        where = _places(config.data)
+        return [f"data.path or data.sources ({where}: other data, or other sources, than the run began with)"]
+    if any(each.meaning is Meaning.NETWORK for each in found):
+        return []  # and with it the order, for which it was refused
+    order = [each for each in found if each.meaning is Meaning.ORDER]
+    position = checkpoint.read_progress(folder)[1].stream.position
+    if order and stream.schedule.before(position) != _schedule_before(saved_config, config, stream, position):
+        return [_was(each, ", which changes what was read already") for each in order]
+    return []
+
+
+def _schedule_before(saved: RunConfig, config: RunConfig, now: Stream, position: int) -> list[tuple[int, str]]:
     """The order of sources that a checkpoint was made with, up to a position."""
-    places = {key: getattr(config.data, key) for key in ("path", "prepare", "cache", "storage", "sources")}
-    stream = open_stream(saved.data.model_copy(update=places), saved.seed, saved.model.n_ctx)
+    data, origin = moved(saved.data, config.data), now.schedule.origin
+    stream = open_stream(data, saved.seed, saved.model.n_ctx, origin=origin)
     stream.close()
     return stream.schedule.before(position)
+
+
+def moved(data: DataConfig, to: DataConfig) -> DataConfig:
+    """The same mixture, of data at other places."""
+    places = ("path", "prepare", "cache", "storage", "sources")
+    return data.model_copy(update={key: getattr(to, key) for key in places})
 
 
 def _places(data: DataConfig) -> str:
     return " and ".join(
         map(str, [*([data.folder] if data.folder else []), *(f"sources.{name}" for name in data.sources)])
     )
-
-
-def _within(key: str, sections: tuple[str, ...]) -> bool:
-    return key != "model.preset" and any(key == each or key.startswith(f"{each}.") for each in sections)
-
-
-def _flat(config: RunConfig) -> dict[str, Any]:
-    def walk(tree: dict[str, Any], prefix: str) -> dict[str, Any]:
-        leaves: dict[str, Any] = {}
-        for key, value in tree.items():
-            leaves |= walk(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        return leaves
-
-    return walk(config.model_dump(mode="json"), "")

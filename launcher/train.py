@@ -3,10 +3,12 @@
 import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_pipeline.errors import InputError
 from data_pipeline.opening import open_stream
 from data_pipeline.stream import Stream
+from data_pipeline.vocabulary import Vocabulary
 from launcher.announce import announce
 from launcher.config import RunConfig
 from launcher.init_from import check_weights, load_weights, pinned
@@ -16,6 +18,9 @@ from training.batch_ramp import batch_sequences, sequences_at_end
 from training.errors import AskedToEnd
 from training.signals import Signals
 
+if TYPE_CHECKING:
+    from training.run import Progress
+
 log = logging.getLogger("thalweg.train")
 
 
@@ -24,15 +29,27 @@ def check_run(config: RunConfig, resume: str, world_size: int) -> tuple[Stream, 
 
     Checks all that can be checked without ranks.
     """
+    from training.checkpoint import origin_of
+
     ensure_prepared(config.data)
-    rank = int(os.environ.get("RANK", "0"))
-    stream = open_stream(config.data, config.seed, config.model.n_ctx, rank, world_size)
+    folder = choose(config, resume)
+    rank, origin = int(os.environ.get("RANK", "0")), origin_of(folder) if folder else None
+    stream = open_stream(config.data, config.seed, config.model.n_ctx, rank, world_size, origin)
     if stream.texts and "rollback" in (config.spikes.not_finite, config.spikes.outlier):
         raise InputError(
             f"spikes: rollback leaves out places in the order of data, which {', '.join(stream.texts)}, read as text, "
             "does not have; prepare it, or take skip"
         )
-    vocabulary = stream.vocabulary
+    check_vocabulary(config, stream.vocabulary)
+    if folder is None and config.train.init_from is not None:
+        check_weights(config.train.init_from, config.model, stream.vocabulary)
+    changes = check(config, folder, stream, world_size) if folder else []
+    refuse_too_little_data(config, stream, progress_at(folder))
+    return stream, folder, changes
+
+
+def check_vocabulary(config: RunConfig, vocabulary: Vocabulary) -> None:
+    """Raises InputError where the network has no place for the ids of the data."""
     if vocabulary.size > config.model.vocab_size:
         raise InputError(
             f"model.vocab_size: is {config.model.vocab_size}, but the tokenizer of {vocabulary.path} "
@@ -43,29 +60,32 @@ def check_run(config: RunConfig, resume: str, world_size: int) -> tuple[Stream, 
             f"model.end_of_text: is {config.model.end_of_text}, but {vocabulary.end_of_text} in the tokenizer of "
             f"{vocabulary.path}; leave it out"
         )
-    folder = choose(config, resume)
-    if folder is None and config.train.init_from is not None:
-        check_weights(config.train.init_from, config.model, vocabulary)
-    changes = check(config, folder, stream, world_size) if folder else []
-    _refuse_too_little_data(config, stream, folder)
-    return stream, folder, changes
 
 
-def _refuse_too_little_data(config: RunConfig, stream: Stream, folder: Path | None) -> None:
+def progress_at(folder: Path | None) -> "Progress":
+    """How far a run has come that goes on from `folder`, or begins."""
+    from training.checkpoint import read_progress
+    from training.run import Progress
+
+    return read_progress(folder)[1] if folder else Progress()
+
+
+def last_position(config: RunConfig, done: "Progress") -> int:
+    """The position in the order of data behind the last whole batch of a run that goes on from `done`."""
+    coming = sequences_at_end(config.train, config.model.n_ctx, done.sequences) - done.sequences
+    return done.stream.after(coming).position
+
+
+def refuse_too_little_data(config: RunConfig, stream: Stream, done: "Progress") -> None:
     """Raises InputError where the order of data ends before the run does, unless that is what was asked for.
 
     From where the run stands, and in whole batches.
     """
-    from training.checkpoint import read_progress
-    from training.run import Progress
-
     end, n_ctx = stream.schedule.end, config.model.n_ctx
     if end is None:
         return
-    done = read_progress(folder)[1] if folder else Progress()
-    coming = sequences_at_end(config.train, n_ctx, done.sequences) - done.sequences
-    needed = done.stream.after(coming).position
-    least = done.stream.position if folder else batch_sequences(config.train, n_ctx, 0)
+    needed = last_position(config, done)
+    least = done.stream.position or batch_sequences(config.train, n_ctx, done.sequences)
     if end.position >= (least if stream.schedule.stops else needed):
         return
     raise InputError(
@@ -85,7 +105,7 @@ def train_rank(config: RunConfig, resume: str, signals: Signals) -> None:
     if folder is None:
         config = pinned(config)
     if int(os.environ.get("RANK", "0")) == 0:
-        announce(config, stream, world_size)
+        announce(config, stream, world_size, last_position(config, progress_at(folder)))
         for change in changes:
             log.info("changed since %s: %s", folder and folder.name, change)
 

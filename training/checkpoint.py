@@ -29,6 +29,7 @@ from torch import Tensor
 
 from data_pipeline.durable import to_disk, write_whole
 from data_pipeline.errors import InputError
+from data_pipeline.origin import Origin, read_origin
 from data_pipeline.shards import FileEntry
 from data_pipeline.stream import StreamState
 from model.config import ModelConfig
@@ -149,7 +150,7 @@ def load(run: Run, folder: Path) -> None:
         raise InputError(f"{all_faults[0]}; resume from another checkpoint with --resume RUN_DIR@STEP")
     state, run.progress = read_progress(folder)
     run.engine.restore(StateFiles(folder / "weights"), StateFiles(folder / "moments"), state["optimizer_steps"])
-    if run.stream.texts:
+    if run.stream.texts and any(name.startswith("texts/") for name in manifest.files):
         path = folder / text_states_file(run.engine.rank)
         if not path.exists():
             raise InputError(
@@ -170,6 +171,11 @@ def read_progress(folder: Path) -> tuple[dict[str, Any], Progress]:
     state = json.loads((folder / "state.json").read_text())
     stream = StreamState(state["position"], tuple((start, stop) for start, stop in state["skipped"]))
     return state, Progress(state["step"], state["sequences"], stream)
+
+
+def origin_of(folder: Path) -> Origin | None:
+    """Where the order of data of the run of a checkpoint begins, if not at its first position."""
+    return read_origin(read_progress(folder)[0].get("origin"))
 
 
 def remove(folder: Path) -> None:

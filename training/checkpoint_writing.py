@@ -79,6 +79,7 @@ def _descriptions(run: Run, describing: Describing) -> dict[str, str]:
         "step": run.progress.step,
         "sequences": run.progress.sequences,
         **asdict(run.progress.stream),
+        "origin": origin.as_json() if (origin := run.stream.schedule.origin) else None,
         "optimizer_steps": run.engine.optimizer_steps,
         "data_hash": run.ledger.data_hash,
         "sequences_by_source": run.ledger.sequences_by_source,

@@ -85,8 +85,9 @@ class Ledger:
         self._entries.clear()
         self._settled = self._nothing()
         self.data_hash = data_hash
-        # A source that was still to come may have been taken out of the mixture since.
-        self.sequences_by_source = {name: sequences_by_source.get(name, 0) for name in self._names}
+        # A source that was still to come may have been taken out of the mixture since. What was read stays.
+        read = {name: count for name, count in sequences_by_source.items() if count}
+        self.sequences_by_source = dict.fromkeys(self._names, 0) | read
 
     def _nothing(self) -> Settled:
         return Settled(dict.fromkeys(self._names, 0.0), dict.fromkeys(self._names, 0))

@@ -74,6 +74,7 @@ class Run:
             self.tokens,
             **details,
             **asdict(self.progress.stream),
+            origin=origin.as_json() if (origin := self.stream.schedule.origin) else None,
             batch_tokens=self.config.batch_tokens,
             ramp=self.config.ramp.model_dump() if self.config.ramp else None,
             data=self.stream.identity,

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -5,6 +7,7 @@ from hypothesis import strategies as st
 
 from data_pipeline.errors import InputError
 from data_pipeline.mixture import PERIOD
+from data_pipeline.origin import Origin, read_origin
 from data_pipeline.phases import LONGEST_RAMP, Phase, Schedule
 from folder import shares_at
 
@@ -38,6 +41,50 @@ def test_each_source_goes_on_where_it_stood(schedule: Schedule) -> None:
         assert before[source == index].tolist() == list(range((source == index).sum()))
     for at in range(0, length, 37):
         assert schedule.consumed(at).tolist() == np.bincount(source[:at], minlength=len(schedule.names)).tolist()
+
+
+@settings(max_examples=60)
+@given(schedules(), schedules(), st.integers(0, 600))
+def test_from_an_origin_on_each_source_goes_on_where_another_order_left_it(
+    other: Schedule, schedule: Schedule, position: int
+) -> None:
+    position = min(position, length_of(other))
+    drawn = dict(zip(other.names, other.consumed(position).tolist(), strict=True))
+    limits = {name: limit for name, limit in zip(schedule.names, schedule._limits, strict=True) if limit is not None}
+    mode = "redistribute" if schedule._redistribute else "stop" if schedule.stops else "error"
+    branch = Schedule(schedule.phases, limits, mode, Origin(position, drawn))
+    assert branch.begin == position and (branch.end is None or branch.end.position >= position)
+    at = np.arange(position, length_of(branch))
+    source, before = branch.locate(at)
+    for index, name in enumerate(branch.names):
+        first, mine = drawn.get(name, 0), before[source == index]
+        assert mine.tolist() == list(range(first, first + len(mine)))
+        assert not len(mine) or first + len(mine) <= limits.get(name, 10**9)
+        assert branch.consumed(position + len(at))[index] == first + len(mine)
+    if branch.end is None or branch.end.position > position:
+        phase = next(each for each in branch.phases if each.until is None or each.until > position)
+        assert branch.before(position + 1) and {branch.names[each] for each in source} <= {*NAMES}
+        if not phase.interpolate and not limits:
+            length = len(at) if phase.until is None else min(phase.until - position, len(at))
+            total = sum(phase.weights.values())
+            for index, name in enumerate(branch.names):
+                share = phase.weights.get(name, 0) / total
+                assert abs((source[:length] == index).sum() - share * length) < 1 + length * len(NAMES) / PERIOD
+
+
+def test_an_origin_within_a_ramp_goes_on_within_it() -> None:
+    phases = [Phase({"a": 1}, 100), Phase({"b": 1}, 300, interpolate=True), Phase({"b": 1})]
+    whole, branch = Schedule(phases), Schedule(phases, origin=Origin(200, {"a": 175, "b": 25}))
+    for at in (200, 299):
+        assert shares_at(branch, at) == pytest.approx(shares_at(whole, at))
+    assert branch.consumed(300).tolist() == whole.consumed(300).tolist() == [200, 100]
+    with pytest.raises(AssertionError, match="before the origin"):
+        branch.locate(np.array([199]))
+
+
+def test_an_origin_is_kept_as_json() -> None:
+    origin = Origin(7, {"a": 3}, {"a": "hash"})
+    assert read_origin(json.loads(json.dumps(origin.as_json()))) == origin and read_origin(None) is None
 
 
 @settings(max_examples=60)

@@ -25,7 +25,7 @@ def run(tmp_path: Path) -> Path:
     return write_run(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["prepare", "train", "launch", "generate", "export", "import", "verify"])
+@pytest.mark.parametrize("name", ["prepare", "train", "launch", "fork", "generate", "export", "import", "verify"])
 def test_every_command_has_help_with_an_example(name: str, tmp_path: Path) -> None:
     out, _ = thalweg(name, "--help", cwd=tmp_path)
     assert f"Example: thalweg {name}" in " ".join(out.split())
@@ -33,7 +33,7 @@ def test_every_command_has_help_with_an_example(name: str, tmp_path: Path) -> No
 
 def test_only_what_works_is_listed(tmp_path: Path) -> None:
     out, _ = thalweg("--help", cwd=tmp_path)
-    for absent in ("submit", "plan", "eval", "serve", "fork"):
+    for absent in ("submit", "plan", "eval", "serve"):
         assert absent not in out
     _, said = thalweg("submit", cwd=tmp_path, code=2)
     assert "No such command" in said

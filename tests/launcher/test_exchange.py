@@ -334,6 +334,43 @@ def test_init_from_passes_over_what_makes_no_difference(changes: dict, saved: Pa
     assert torch.equal(network.blocks[1].feed_forward.up.weight, network_of(0.1).blocks[1].feed_forward.up.weight)
 
 
+@pytest.mark.parametrize("vocab_size", [270, 500])
+def test_init_from_takes_another_padding_of_the_vocabulary(vocab_size: int, saved: Path) -> None:
+    """Within the rows that there are, and beyond them."""
+    wider = GPT(ModelConfig.model_validate(SMALL | {"vocab_size": vocab_size}))
+    wider.initialise(3)
+    drawn = wider.token_embedding.weight.clone()
+    check_weights(saved, wider.config, Vocabulary.open(saved / "tokenizer.json"))
+    load_weights(saved, wider)
+    entries = SMALL["vocab_size"]
+    taken, weights = wider.token_embedding.weight, network_of(0.1).token_embedding.weight
+    assert torch.equal(taken[:entries], weights[:entries]) and torch.equal(taken[entries:], drawn[entries:])
+    assert torch.equal(wider.norm.weight, network_of(0.1).norm.weight)
+
+
+def test_init_from_lengthens_the_context_of_positions_that_are_not_learned(run: Path) -> None:
+    tokenizer_json = (run.parent / "prepared" / "tokenizer.json").read_text()
+    source = weights_only(run.parent / "rotary", tokenizer_json, position="rotary")
+    longer = GPT(ModelConfig.model_validate(SMALL | {"position": "rotary", "n_ctx": 4096}))
+    check_weights(source, longer.config, Vocabulary.open(source / "tokenizer.json"))
+    load_weights(source, longer)
+    tokens = torch.arange(64)[None]
+    assert torch.equal(longer.logits(tokens), checkpoint.open_network(source).logits(tokens))
+
+
+def test_init_from_names_the_tensor_that_does_not_fit_and_the_mend(saved: Path) -> None:
+    vocabulary = Vocabulary.open(saved / "tokenizer.json")
+    for changes, said in (
+        (
+            {"n_ctx": 128},
+            r"learned positions are 64 rows.*take any n_ctx \(.* position_embedding.weight: of shape \[64, ",
+        ),
+        ({"n_layer": 3}, r"blocks.2.norm_attention.weight: not one of its in the checkpoint, of shape \["),
+    ):
+        with pytest.raises(InputError, match=said):
+            check_weights(saved, ModelConfig.model_validate(SMALL | changes), vocabulary)
+
+
 def test_init_from_wants_the_same_vocabulary(saved: Path) -> None:
     other = saved.parent / "other.json"
     other.write_text((saved / "tokenizer.json").read_text().replace('"A":', '"AA":'))

@@ -73,11 +73,15 @@ def test_a_source_that_was_still_to_come_may_be_taken_out(run: Path) -> None:
 def test_too_little_data_for_the_rest_of_a_run_is_refused_before_it_goes_on(run: Path) -> None:
     limit = ["data.max_epochs.c=0.33", "train.decay_tokens=1600"]  # 10 of its 31 windows: just enough for 100 sequences
     thalweg("train", run, *limit, "train.batch_tokens=48", "train.tokens=240", cwd=run.parent)
-    _, said = thalweg("train", run, *limit, "train.batch_tokens=384", cwd=run.parent, code=2)
-    assert said.count("\n") == 1 and "c reached its max_epochs" in said and "train.tokens takes" in said
-    thalweg("train", run, *limit, "train.batch_tokens=48", "run_dir=fits", "train.tokens=240", cwd=run.parent)
+    more = ["train.batch_tokens=48", "train.tokens=1760"]
+    branch = ["fork", "runs/t@latest", run, *limit, "run_dir=fits"]
+    for too_much in (["train", run, *limit, *more], [*branch, "train.batch_tokens=384"]):
+        _, said = thalweg(*too_much, cwd=run.parent, code=2)
+        assert said.count("\n") == 1 and "c reached its max_epochs" in said and "train.tokens takes" in said
+    thalweg(*branch, "train.batch_tokens=352", cwd=run.parent)
     thalweg("train", run, *limit, "train.batch_tokens=352", "run_dir=fits", cwd=run.parent)
-    _, said = thalweg("train", run, "data.max_epochs.c=0.01", "data.exhausted=stop", cwd=run.parent, code=2)
+    last = ["train.batch_tokens=48", "data.max_epochs.c=0.01", "data.exhausted=stop"]
+    _, said = thalweg("train", run, *last, cwd=run.parent, code=2)
     assert "which changes what was read already" in said or "ends after" in said
 
 
