@@ -11,7 +11,7 @@ from data_pipeline.origin import Origin, read_origin
 from data_pipeline.stream import Stream, StreamState
 from launcher.config import RunConfig, load_run
 from launcher.resume import moved
-from training import checkpoint
+from training import checkpoint, skipped
 from training.checkpoint import CheckpointManifest
 from training.run import Progress
 
@@ -74,14 +74,16 @@ def continued(old: Old, config: RunConfig) -> Order:
     stream = open_stream(config.data, *layout, old.origin)
     end = stream.schedule.end
     ended = end is not None and end.position < position
+    state = skipped.leaving_out(old.progress.stream, skipped.read(old.folder.parent.parent))
     if ended or stream.schedule.before(position) != before.schedule.before(position):
         stream.close()
         stream = open_stream(config.data, *layout, here)
+        state = StreamState(position)  # behind it, places mean other data now
     _refuse_other_tokens(old, here, stream)
     data_hash = old.state["data_hash"]
     if stream.identity != before.identity:
         data_hash = begin(f"{data_hash} {stream.identity}", stream.n_ctx)
-    return Order(stream, old.progress.stream, data_hash, old.state["sequences_by_source"])
+    return Order(stream, state, data_hash, old.state["sequences_by_source"])
 
 
 def _opened(old: Old, config: RunConfig) -> Stream:
