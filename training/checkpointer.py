@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from pathlib import Path
 
 from data_pipeline.errors import InputError
 from training.callback import Callback, StepResult
@@ -11,6 +12,7 @@ from training.checkpoint_writing import Snapshot, group_of_writers, save, take
 from training.collectives import any_rank
 from training.config import CheckpointConfig
 from training.errors import RunError
+from training.fence import Superseded
 from training.keeping import prune
 from training.run import Run
 
@@ -90,6 +92,12 @@ class Checkpointer(Callback):
             run.folder.event("checkpoint_failed", step, tokens, path=name, reason=reason)
 
     def _write(self, run: Run, snapshot: Snapshot, began: float, stalled: float) -> None:
+        try:
+            self._write_and_prune(run, snapshot, began, stalled)
+        except Superseded as error:
+            error.leave()
+
+    def _write_and_prune(self, run: Run, snapshot: Snapshot, began: float, stalled: float) -> None:
         manifest, folder = snapshot.manifest, snapshot.folder
 
         def whole() -> None:
@@ -97,18 +105,18 @@ class Checkpointer(Callback):
             run.folder.event("checkpoint", manifest.step, manifest.tokens, **told)
 
         try:
-            save(snapshot, self._group, whole)
+            save(snapshot, self._group, whole, run.folder.staging)
             self._failure = None
             if run.engine.rank == 0:
                 log.info("checkpoint %s written in %.1f s", folder, time.monotonic() - began)
         except Exception as error:
             self._note_failure(run, folder.name, manifest.step, manifest.tokens, str(error))
-        if run.engine.rank == 0:
-            self._prune(run)
+        if run.folder.staging is not None:
+            self._prune(run, run.folder.staging)
 
-    def _prune(self, run: Run) -> None:
+    def _prune(self, run: Run, staging: Path) -> None:
         try:
-            prune(run.folder.path, self._config.keep)
+            prune(run.folder.path, self._config.keep, staging)
         except (OSError, InputError) as error:
             log.warning("%s: old checkpoints could not be removed: %s", run.folder.checkpoints, error)
 

@@ -198,6 +198,12 @@ class CheckpointConfig(Section):
         "memory, over all processes.",
     )
     keep: KeepConfig = KeepConfig()
+    takeover_after: Duration = Field(
+        60.0,
+        gt=0,
+        description="Another life may take the run folder over from this one once it has shown no sign of life for so "
+        "long.",
+    )
 
 
 class ValidationConfig(Section):
