@@ -1,13 +1,14 @@
 """Which checkpoints stay on disk."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from training.checkpoint import CheckpointManifest, complete, latest, remove
 from training.config import KeepConfig
 
 
-def prune(run_dir: Path, keep: KeepConfig, staging: Path) -> None:
-    """Removes what the rules do not keep, by way of `staging`.
+def prune(run_dir: Path, keep: KeepConfig, staging: Path, busy: Collection[Path] = ()) -> None:
+    """Removes what the rules do not keep, by way of `staging`; what is `busy` goes some other time.
 
     The newest stays in any case. Those that `every_tokens` keeps stay whatever `last` says; `bytes` takes from both,
     the oldest first.
@@ -16,10 +17,10 @@ def prune(run_dir: Path, keep: KeepConfig, staging: Path) -> None:
     folders = [folder for folder in complete(run_dir / "checkpoints") if folder != newest]
     kept = set(folders[max(len(folders) - keep.last + 1, 0) :]) | _milestones(folders, keep.every_tokens)
     for folder in folders:
-        if folder not in kept:
+        if folder not in kept and folder not in busy:
             remove(folder, staging)
     if keep.bytes is not None and newest is not None:
-        _within(keep.bytes, newest, [folder for folder in folders if folder in kept], staging)
+        _within(keep.bytes, newest, [folder for folder in folders if folder in kept and folder not in busy], staging)
 
 
 def _milestones(folders: list[Path], every_tokens: int | None) -> set[Path]:
