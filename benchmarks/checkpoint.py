@@ -99,10 +99,12 @@ def worker(folder: Path, rounds: int, width: int) -> None:
         taken = []
         held_up = timed(lambda: taken.append(take(run, describing)))
         seconds.setdefault(OURS, []).append(held_up)
-        seconds.setdefault(WHOLE, []).append(held_up + timed(lambda: save(taken[0], group, lambda: None)))
+        seconds.setdefault(WHOLE, []).append(
+            held_up + timed(lambda: save(taken[0], group, lambda: None, run.folder.staging))
+        )
         if run.engine.rank == 0:
             told.append(size(taken[0].folder))
-            remove(taken[0].folder)
+            remove(taken[0].folder, run.folder.staging)
 
     def other(name: str, saves: Callable[[], object]) -> None:
         seconds.setdefault(name, []).append(timed(saves))

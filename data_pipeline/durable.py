@@ -18,9 +18,9 @@ def to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file under a hidden name and renames it: under its own name it is either old or whole."""
-    partial = path.with_name(f".{path.name}.partial")
+def write_whole(path: Path, text: str, partial: Path | None = None) -> None:
+    """Writes a file under a hidden name, or another, and renames it: under its own name it is either old or whole."""
+    partial = partial or path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     to_disk(partial)
     partial.replace(path)

@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
@@ -52,12 +53,22 @@ class DamageError(Exception):
 class RemoteFolder:
     """A folder by its URL. Its credentials come from the environment or from `storage`, which is never shown."""
 
-    def __init__(self, origin: str, storage: Mapping[str, Any] | None, closed: threading.Event) -> None:
+    def __init__(
+        self,
+        origin: str,
+        storage: Mapping[str, Any] | None,
+        closed: threading.Event,
+        *,
+        options: str = "data.storage",
+        anew: str = "prepare the folder again",
+    ) -> None:
         """Opens the store; waits and retries end with `ClosedError` as soon as `closed` is set.
 
+        `options` is the key that `storage` comes from, and `anew` what else mends a damaged file, both for messages.
         Raises InputError for a URL whose package is not installed and for options that the store does not take.
         """
         self._shown, self._closed = without_password(origin.rstrip("/")), closed
+        self._options, self._anew = options, anew
         self._secrets = _secrets(origin, storage)
         self._store, self._path = self._open(origin, dict(storage or {}))
         self.identity = str(self._store.unstrip_protocol(self._path)).rstrip("/")
@@ -71,11 +82,11 @@ class RemoteFolder:
             store, path = url_to_fs(origin, **storage)
         except ImportError as error:
             package = PACKAGES.get(protocol)
-            mend = f"`pip install '{package}'`" if package else f"install what it needs ({self._reason(error)})"
+            mend = f"`pip install '{package}'`" if package else f"install what it needs ({self.reason(error)})"
             raise InputError(f"{self._shown}: {protocol}:// takes a package that is not installed; {mend}") from None
         except Exception as error:
             raise InputError(
-                f"{self._shown}: cannot be opened ({self._reason(error)}); check the URL and data.storage"
+                f"{self._shown}: cannot be opened ({self.reason(error)}); check the URL and {self._options}"
             ) from None
         return store, str(path).rstrip("/")
 
@@ -86,7 +97,7 @@ class RemoteFolder:
     def read(self, name: str) -> bytes:
         """A file of less than `SMALL` bytes whole."""
         # As a range: s3fs asks for the size of a whole file first, and goes on to list the bucket when that fails.
-        return self._watched(name, lambda: self._store.cat_file(f"{self._path}/{name}", start=0, end=SMALL))
+        return self._watched(name, lambda: bytes(self._store.cat_file(f"{self._path}/{name}", start=0, end=SMALL)))
 
     def pieces(self, name: str, size: int) -> Iterator[bytes]:
         """The `size` bytes of a file, range by range.
@@ -103,19 +114,63 @@ class RemoteFolder:
             if len(data) > size or (stop == size and len(data) == asked - at):
                 raise InputError(
                     f"{self.url(name)}: has more than the {size} bytes that its manifest says; "
-                    "it was replaced there: restore it or prepare the folder again"
+                    f"it was replaced there: restore it or {self._anew}"
                 )
             if len(data) != stop - at:
                 raise DamageError(f"gave {len(data)} bytes from {at} on instead of {stop - at}")
             yield data
             at = stop
 
-    def _watched(self, name: str, call: Callable[[], bytes]) -> bytes:
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file now."""
+
+        def look() -> bool:
+            self._store.invalidate_cache()
+            return bool(self._store.exists(f"{self._path}/{name}"))
+
+        return self._watched(name, look)
+
+    def folders(self) -> list[str]:
+        """Names of the folders in it; none where it is not there."""
+
+        def look() -> list[str]:
+            self._store.invalidate_cache()
+            try:
+                found = self._store.ls(self._path, detail=True)
+            except FileNotFoundError:
+                return []
+            return sorted(each["name"].rstrip("/").rpartition("/")[2] for each in found if each["type"] == "directory")
+
+        return self._watched("", look)
+
+    def write(self, name: str, path: Path) -> None:
+        """Puts a file there. Nothing watches it: how long that takes depends on its size.
+
+        Raises InputError for what no repetition mends, or what the store raises.
+        """
+        from fsspec.implementations.local import LocalFileSystem
+
+        there = f"{self._path}/{name}"
+        try:
+            if isinstance(self._store, LocalFileSystem):  # others make the folders by themselves, or know none
+                self._store.makedirs(there.rpartition("/")[0], exist_ok=True)
+            self._store.put_file(str(path), there)
+        except FileNotFoundError as error:
+            raise InputError(f"{self.url(name)}: cannot be written ({self.reason(error)}); check the URL") from None
+        except Exception as error:
+            self._refuse(name, error)
+            raise
+
+    def remove(self, name: str) -> None:
+        """Takes a file away."""
+        self._watched(name, lambda: self._store.rm_file(f"{self._path}/{name}"))
+
+    def _watched(self, name: str, call: Callable[[], T]) -> T:
         """Calls in a thread of its own, which is left behind where it hangs: nothing can end it from outside.
 
         Raises InputError for what no repetition mends, TimeoutError for a stall, or what the store raises.
         """
-        answers: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
+        answers: queue.SimpleQueue[T | Exception] = queue.SimpleQueue()
 
         def answer() -> None:
             try:
@@ -141,19 +196,18 @@ class RemoteFolder:
     def _refuse(self, name: str, error: Exception) -> None:
         if isinstance(error, FileNotFoundError):
             raise InputError(
-                f"{self.url(name)}: is missing there ({self._reason(error)}); "
-                "check the path, restore it or prepare again"
+                f"{self.url(name)}: is missing there ({self.reason(error)}); check the path, restore it or {self._anew}"
             ) from None
         status = getattr(error, "status", None) or getattr(error, "code", None)
         if isinstance(error, PermissionError) or status in DENIED or "Credentials" in type(error).__name__:
             raise InputError(
-                f"{self.url(name)}: access was denied ({self._reason(error)}); "
+                f"{self.url(name)}: access was denied ({self.reason(error)}); "
                 "check the credentials in the environment and what they allow; "
                 "some stores answer so where there is no such file"
             ) from None
 
-    def retried(self, name: str, work: Callable[[], T]) -> T:
-        """Does `work`, which fetches the file `name`, until it succeeds, `ATTEMPTS` times at most.
+    def retried(self, name: str, work: Callable[[], T], done: str = "fetched") -> T:
+        """Does `work`, by which the file `name` is fetched or so, until it succeeds, `ATTEMPTS` times at most.
 
         Raises InputError after that, and lets the InputError and ClosedError of `work` through at once.
         """
@@ -164,29 +218,32 @@ class RemoteFolder:
                 raise
             except Exception as error:
                 if attempt == ATTEMPTS:
-                    raise self._final(name, error) from None
+                    raise self._final(name, error, done) from None
                 delay = min(FIRST_DELAY * 2 ** (attempt - 1), LONGEST_DELAY) * random.uniform(0.5, 1.5)
                 log.warning(
                     "%s: %s; attempt %d of %d, the next in %.1f s",
-                    *(self.url(name), self._reason(error), attempt, ATTEMPTS, delay),
+                    *(self.url(name), self.reason(error), attempt, ATTEMPTS, delay),
                 )
                 if self._closed.wait(delay):
                     raise ClosedError(f"{self.url(name)}: was no longer wanted") from None
         raise AssertionError("ATTEMPTS is at least one")
 
-    def _final(self, name: str, error: Exception) -> InputError:
+    def _final(self, name: str, error: Exception, done: str) -> InputError:
         if isinstance(error, DamageError):
             return InputError(
                 f"{self.url(name)}: {error}, {ATTEMPTS} times in a row; it was damaged or replaced there: "
-                "restore it or prepare the folder again"
+                f"restore it or {self._anew}"
             )
         return InputError(
-            f"{self.url(name)}: cannot be fetched, {ATTEMPTS} attempts failed, the last with {self._reason(error)}; "
+            f"{self.url(name)}: cannot be {done}, {ATTEMPTS} attempts failed, the last with {self.reason(error)}; "
             "check the store and the way to it, then resume"
         )
 
-    def _reason(self, error: Exception) -> str:
-        """Each store has errors of its own; what they have in common is a message, which may quote what it got."""
+    def reason(self, error: Exception) -> str:
+        """What to say of an error, without secrets.
+
+        Each store has errors of its own; what they have in common is a message, which may quote what it got.
+        """
         text = without_password(" ".join(str(error).split()))
         for secret in self._secrets:
             text = text.replace(secret, "…")

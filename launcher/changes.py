@@ -68,7 +68,10 @@ MEANINGS = {
 }
 """By key or by section; the longest that fits counts. A test holds that none is forgotten."""
 
-UNTOLD = ("run_dir", "name", "data.path", "data.prepare", "data.cache", "data.storage", "model.preset")
+UNTOLD = (
+    *("run_dir", "name", "data.path", "data.prepare", "data.cache", "data.storage", "model.preset"),
+    "checkpoint.storage",
+)
 """Changes that nobody needs to hear of: names and places."""
 
 

@@ -30,7 +30,7 @@ Resume = Annotated[
     typer.Option(
         metavar="auto|never|PATH",
         help="auto: go on from the run's newest complete checkpoint; never: refuse to; "
-        "PATH: from this checkpoint, also RUN_DIR@STEP.",
+        "PATH: from this checkpoint, also RUN_DIR@STEP or a URL.",
     ),
 ]
 CheckpointName = Annotated[

@@ -91,6 +91,15 @@ class RunConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _copies_elsewhere(self) -> "RunConfig":
+        if (
+            isinstance(to := self.checkpoint.copy_to, Path)
+            and to.absolute() == (self.folder / "checkpoints").absolute()
+        ):
+            raise ValueError("checkpoint.copy_to is where the run writes its checkpoints; name another folder")
+        return self
+
     def dump(self) -> str:
         """YAML that `thalweg train` reads back as this very configuration."""
         return write_yaml(self.model_dump(mode="json"))
@@ -139,9 +148,11 @@ def _explain(model: type[BaseModel], error: Any) -> str:
 
 
 def _found(dotted: str, value: Any) -> str:
-    """What was written, unless it is long or may hold a secret: a mapping, or anything of data.storage."""
+    """What was written, unless it is long or may hold a secret: a mapping, or anything of a `storage`."""
     parts = value if isinstance(value, list) else [value]
-    if any(isinstance(part, dict | list) for part in parts) or f"{dotted}.".startswith("data.storage."):
+    if any(isinstance(part, dict | list) for part in parts) or f"{dotted}.".startswith(
+        ("data.storage.", "checkpoint.storage.")
+    ):
         return ""
     return f" (it is {str(value)!r})"
 

@@ -6,6 +6,8 @@ from data_pipeline.config import DataConfig
 from data_pipeline.errors import InputError
 from data_pipeline.opening import open_stream
 from data_pipeline.stream import Stream
+from data_pipeline.urls import is_url
+from launcher import fetch
 from launcher.changes import Change, Meaning, changes, same_rate
 from launcher.config import RunConfig, load_run
 from training import checkpoint
@@ -17,10 +19,11 @@ from training.schedule import learning_rate
 def choose(config: RunConfig, resume: str) -> Path | None:
     """The checkpoint to go on from, or None to begin.
 
-    Raises InputError where the one named is not complete, or where a run that must not resume has begun.
+    One that is on an object store alone is fetched into the run folder. Raises InputError where the one named is not
+    complete, or where a run that must not resume has begun.
     """
     if resume not in ("auto", "never"):
-        folder = checkpoint.find(resume)
+        folder = fetch.named(config, resume) if is_url(resume) else checkpoint.find(resume)
         if CheckpointManifest.load(folder).weights_only:
             raise InputError(
                 f"{folder}: holds weights alone, and no state to resume; begin a run with train.init_from={resume}"
@@ -32,6 +35,8 @@ def choose(config: RunConfig, resume: str) -> Path | None:
             f"{config.folder}: already holds {newest.name}; give another run_dir, delete the folder "
             "or leave out --resume never"
         )
+    if newest is None and config.checkpoint.copy_to is not None:
+        return fetch.newest(config, resume)
     return newest
 
 

@@ -139,13 +139,16 @@ def train_rank(config: RunConfig, resume: str, signals: Signals) -> None:
         micro_batch=config.train.micro_batch,
         grad_clip=config.train.grad_clip,
     )
-    run_folder = RunFolder(config.folder, writes=engine.rank == 0)
+    run_folder = RunFolder(config.folder, writes=engine.rank == 0, takeover_after=config.checkpoint.takeover_after)
     run = Run(config.train, model, engine, stream, Ledger(stream, engine.device), run_folder, signals)
     describing = checkpoint.Describing(
         model, config.dump(), stream.vocabulary.json, config.zero.stage, config.train.precision
     )
     try:
-        _refuse_other_ranks(gather_objects((stream.identity, folder and folder.name)))
+        now = choose(config, resume) if engine.rank == 0 else None  # from here on nobody else writes there
+        told = gather_objects((stream.identity, folder and folder.name, now and now.name))
+        _refuse_other_ranks([(identity, name) for identity, name, _ in told])
+        _refuse_late_checkpoint(config.folder, *told[0][1:])
         if folder is not None:
             checkpoint.load(run, folder)
             log.info("resumed from %s at step %d, %s tokens", folder, run.progress.step, f"{run.tokens:,}")
@@ -167,6 +170,7 @@ def train_rank(config: RunConfig, resume: str, signals: Signals) -> None:
         raise
     finally:
         stream.close()
+        run_folder.close()
     engine.close()
     if run.ended_by is not None:
         raise AskedToEnd(f"{run.ended_by}: saved at step {run.progress.step}; run the same command again to go on")
@@ -185,3 +189,11 @@ def _refuse_other_ranks(opened: list[tuple[str, str | None]]) -> None:
                 f"{opened[0][1] or 'the beginning'}; somebody else is writing there, or a network's disk is behind: "
                 "start again"
             )
+
+
+def _refuse_late_checkpoint(run_dir: Path, chosen: str | None, now: str | None) -> None:
+    """Raises RunError where the life before saved a checkpoint while this one was starting."""
+    from training.errors import RunError
+
+    if chosen != now:
+        raise RunError(f"{run_dir}: the life before it saved {now} while this one was starting: start again")

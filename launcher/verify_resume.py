@@ -93,6 +93,7 @@ class Trial:
             f"train.tokens={tokens}",
             *([f"train.decay_tokens={config.train.decay_end}"] if config.train.decays else []),
             *("metrics.every_steps=1", "checkpoint.every=null", f"checkpoint.every_tokens={every}"),
+            "checkpoint.copy_to=null",  # the run's own copies are nothing to go on from, nor to add to
         ]
 
     def command(self, layout: Layout, name: str) -> list[str]:

@@ -7,7 +7,7 @@
       texts/00000.json …            where each rank stands in sources that are read as text, if there are any
       manifest.json                 sizes and hashes of all of these; written last
 
-A checkpoint is written under a hidden name, renamed when it is whole, and only then named by `latest`.
+A checkpoint is written to a hidden folder, renamed when it is whole, and only then named by `latest`.
 
 A rank writes what it holds, which may be a part of a parameter, and any number of ranks reads it back by parameter and
 range: with other processes, another ZeRO stage or another precision (training/state_files.py).
@@ -178,9 +178,12 @@ def origin_of(folder: Path) -> Origin | None:
     return read_origin(read_progress(folder)[0].get("origin"))
 
 
-def remove(folder: Path) -> None:
-    """Makes a checkpoint invisible at once: removing it takes time, in which this process may be killed."""
-    hidden = folder.with_name(f".{folder.name}.removed.partial")
+def remove(folder: Path, staging: Path) -> None:
+    """Makes a checkpoint invisible at once: removing it takes time, in which this process may be killed.
+
+    It goes by way of `staging`, a folder beside it that only the life that owns the run has (training/fence.py).
+    """
+    hidden = staging / f"{folder.name}.removed"
     shutil.rmtree(hidden, ignore_errors=True)
     folder.rename(hidden)
     shutil.rmtree(hidden)

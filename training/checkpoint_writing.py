@@ -93,28 +93,31 @@ def _descriptions(run: Run, describing: Describing) -> dict[str, str]:
     }
 
 
-def save(snapshot: Snapshot, group: Any, when_whole: Callable[[], None]) -> None:
+def save(snapshot: Snapshot, group: Any, when_whole: Callable[[], None], staging: Path | None) -> None:
     """Writes a checkpoint and moves `latest` to it; `when_whole` is called on rank 0 when all is written.
 
-    Every rank must call it. Raises WriteError on all of them where one could not write, with nothing left behind.
+    Every rank must call it; rank 0's `staging` is where it is written. Raises WriteError on all of them where one could
+    not write, or where rank 0's life has no such folder any more, with nothing left behind.
     """
     rank, final = dist.get_rank(group), snapshot.folder
-    partial = final.with_name(f".{final.name}.partial")
+    partial = None
     try:
-        _agreed(lambda: _begin(partial) if rank == 0 else None, group)
+        partial = _agreed(lambda: _begin(staging / final.name) if staging else None, group)[0]
+        assert partial is not None
         files = _agreed(lambda: _write(snapshot, partial, rank), group)
         described = {name: entry for part in files for name, entry in sorted(part.items())}
         manifest = snapshot.manifest.model_copy(update={"files": described})
         _agreed(lambda: _finish(manifest, partial, final, when_whole) if rank == 0 else None, group)
     except WriteError:
-        if rank == 0:
+        if rank == 0 and partial:
             shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
-def _begin(partial: Path) -> None:
+def _begin(partial: Path) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial.mkdir()
+    return partial
 
 
 def _write(snapshot: Snapshot, partial: Path, rank: int) -> dict[str, FileEntry]:
@@ -137,14 +140,14 @@ def _write(snapshot: Snapshot, partial: Path, rank: int) -> dict[str, FileEntry]
 def _finish(manifest: CheckpointManifest, partial: Path, final: Path, when_whole: Callable[[], None]) -> None:
     write_whole(partial / "manifest.json", manifest.model_dump_json(indent=1))
     if final.exists():
-        remove(final)
+        remove(final, partial.parent)
     when_whole()  # before it is seen: a run that goes on from it finds the event
     partial.replace(final)
     try:
         to_disk(final.parent)
-        write_whole(final.with_name("latest"), final.name + "\n")
+        write_whole(final.with_name("latest"), final.name + "\n", partial.with_name("latest"))
     except OSError:
-        remove(final)
+        remove(final, partial.parent)
         raise
 
 

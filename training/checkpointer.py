@@ -3,14 +3,17 @@
 import logging
 import threading
 import time
+from pathlib import Path
 
 from data_pipeline.errors import InputError
 from training.callback import Callback, StepResult
-from training.checkpoint import Describing, folder_of
+from training.checkpoint import Describing, folder_of, latest
 from training.checkpoint_writing import Snapshot, group_of_writers, save, take
-from training.collectives import any_rank
+from training.collectives import any_rank, gather_objects
 from training.config import CheckpointConfig
+from training.copies import Copier
 from training.errors import RunError
+from training.fence import Superseded
 from training.keeping import prune
 from training.run import Run
 
@@ -28,11 +31,16 @@ class Checkpointer(Callback):
         self._config, self._describing = config, describing
         self._writing: threading.Thread | None = None
         self._failure: str | None = None
+        self._copier: Copier | None = None
 
     def on_start(self, run: Run) -> None:
         self._group = group_of_writers()
         self._time = time.monotonic()
         self._saved_step, self._is_due = run.progress.step, False
+        if self._config.copy_to is not None and run.engine.rank == 0:
+            self._copier = Copier(str(self._config.copy_to), self._config.storage, run.folder)
+            if (newest := latest(run.folder.path)) is not None:
+                self._copier.offer(newest)  # the life before may have been killed before it was copied
 
     def on_rollback(self, run: Run) -> None:
         self._saved_step, self._is_due = run.progress.step, False
@@ -86,10 +94,17 @@ class Checkpointer(Callback):
     def _note_failure(self, run: Run, name: str, step: int, tokens: int, reason: str) -> None:
         self._failure = reason
         if run.engine.rank == 0:
+            run.folder.check()  # a life that was taken over from does not go on
             log.warning("checkpoint %s could not be written: %s; the run goes on", name, reason)
             run.folder.event("checkpoint_failed", step, tokens, path=name, reason=reason)
 
     def _write(self, run: Run, snapshot: Snapshot, began: float, stalled: float) -> None:
+        try:
+            self._write_and_prune(run, snapshot, began, stalled)
+        except Superseded as error:
+            error.leave()
+
+    def _write_and_prune(self, run: Run, snapshot: Snapshot, began: float, stalled: float) -> None:
         manifest, folder = snapshot.manifest, snapshot.folder
 
         def whole() -> None:
@@ -97,18 +112,20 @@ class Checkpointer(Callback):
             run.folder.event("checkpoint", manifest.step, manifest.tokens, **told)
 
         try:
-            save(snapshot, self._group, whole)
+            save(snapshot, self._group, whole, run.folder.staging)
             self._failure = None
             if run.engine.rank == 0:
                 log.info("checkpoint %s written in %.1f s", folder, time.monotonic() - began)
+            if self._copier is not None:
+                self._copier.offer(folder)
         except Exception as error:
             self._note_failure(run, folder.name, manifest.step, manifest.tokens, str(error))
-        if run.engine.rank == 0:
-            self._prune(run)
+        if run.folder.staging is not None:
+            self._prune(run, run.folder.staging)
 
-    def _prune(self, run: Run) -> None:
+    def _prune(self, run: Run, staging: Path) -> None:
         try:
-            prune(run.folder.path, self._config.keep)
+            prune(run.folder.path, self._config.keep, staging, self._copier.busy if self._copier else ())
         except (OSError, InputError) as error:
             log.warning("%s: old checkpoints could not be removed: %s", run.folder.checkpoints, error)
 
@@ -123,6 +140,10 @@ class Checkpointer(Callback):
         if any_rank(run.progress.step != self._saved_step or self._failure is not None, run.engine.device):
             self._save(run)
             self.settle()
+        if self._copier is not None:
+            self._copier.wait()
+        if self._config.copy_to is not None:
+            gather_objects(None, self._group)  # in this group, whose patience lasts, the others wait, too
         if self._failure is not None:
             raise RunError(
                 f"{run.folder.path}: the last checkpoint could not be written ({self._failure}); make room and run "
@@ -130,5 +151,7 @@ class Checkpointer(Callback):
             )
 
     def on_close(self, run: Run) -> None:
-        """What is under way is brought to its end: a run that failed keeps it."""
+        """What is under way is brought to its end: a run that failed keeps it. A copy is left to the next life."""
         self.settle()
+        if self._copier is not None:
+            self._copier.close()

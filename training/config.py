@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from data_pipeline.config_base import FilePath, Section
+from data_pipeline.config_base import FilePath, Location, Section
 from model.checkpointing import Recompute
 
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
@@ -198,6 +198,21 @@ class CheckpointConfig(Section):
         "memory, over all processes.",
     )
     keep: KeepConfig = KeepConfig()
+    takeover_after: Duration = Field(
+        60.0,
+        gt=0,
+        description="Another life may take the run folder over from this one once it has shown no sign of life for so "
+        "long.",
+    )
+    copy_to: Location | None = Field(
+        None,
+        description="Where each checkpoint is copied to when it is whole: a URL such as s3://bucket/run, or a folder.",
+    )
+    storage: dict[str, Any] = Field(
+        default_factory=dict,
+        description="What fsspec needs to open the URL of copy_to or --resume besides what the environment says. It is "
+        "written into the run folder: no secrets here.",
+    )
 
 
 class ValidationConfig(Section):

@@ -1,28 +1,26 @@
 """Which checkpoints stay on disk."""
 
-import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from training.checkpoint import CheckpointManifest, complete, latest, remove
 from training.config import KeepConfig
 
 
-def prune(run_dir: Path, keep: KeepConfig) -> None:
-    """Removes what the rules do not keep, and what killed writers left.
+def prune(run_dir: Path, keep: KeepConfig, staging: Path, busy: Collection[Path] = ()) -> None:
+    """Removes what the rules do not keep, by way of `staging`; what is `busy` goes some other time.
 
     The newest stays in any case. Those that `every_tokens` keeps stay whatever `last` says; `bytes` takes from both,
     the oldest first.
     """
-    newest, checkpoints = latest(run_dir), run_dir / "checkpoints"
-    folders = [folder for folder in complete(checkpoints) if folder != newest]
+    newest = latest(run_dir)
+    folders = [folder for folder in complete(run_dir / "checkpoints") if folder != newest]
     kept = set(folders[max(len(folders) - keep.last + 1, 0) :]) | _milestones(folders, keep.every_tokens)
     for folder in folders:
-        if folder not in kept:
-            remove(folder)
+        if folder not in kept and folder not in busy:
+            remove(folder, staging)
     if keep.bytes is not None and newest is not None:
-        _within(keep.bytes, newest, [folder for folder in folders if folder in kept])
-    for folder in checkpoints.glob(".step-*.partial"):
-        shutil.rmtree(folder)
+        _within(keep.bytes, newest, [folder for folder in folders if folder in kept and folder not in busy], staging)
 
 
 def _milestones(folders: list[Path], every_tokens: int | None) -> set[Path]:
@@ -35,14 +33,14 @@ def _milestones(folders: list[Path], every_tokens: int | None) -> set[Path]:
     return set(found.values())
 
 
-def _within(limit: int, newest: Path, older: list[Path]) -> None:
+def _within(limit: int, newest: Path, older: list[Path], staging: Path) -> None:
     """Removes the oldest until all together have at most `limit` bytes."""
     sizes = {each: _size(each) for each in (*older, newest)}
     used = sum(sizes.values())
     for folder in older:
         if used <= limit:
             return
-        remove(folder)
+        remove(folder, staging)
         used -= sizes[folder]
 
 

@@ -12,10 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from data_pipeline.durable import write_whole
-from data_pipeline.errors import InputError
+from training.fence import TAKEOVER_AFTER, Fence
 
 PACKAGES = ("thalweg", "torch", "deepspeed", "accelerate", "datatrove", "tokenizers", "numpy")
 VARIABLES = (
@@ -68,34 +66,43 @@ log = logging.getLogger("thalweg.train")
 
 
 class RunFolder:
-    """Appends to a run's files. Only rank 0 writes; the other ranks' folders are mute."""
+    """Appends to a run's files. Only rank 0 writes; the other ranks' folders are mute.
 
-    def __init__(self, path: Path, *, writes: bool) -> None:
+    All that writes raises Superseded, and changes nothing, once another life has taken over (training/fence.py).
+    """
+
+    def __init__(self, path: Path, *, writes: bool, takeover_after: float = TAKEOVER_AFTER) -> None:
+        """Raises InputError where another run is writing there."""
         self.path, self._writes = path, writes
         self.checkpoints = path / "checkpoints"
         self.life = 1
         self._appending = threading.Lock()
         self._waiting: list[tuple[Path, str]] = []
         if writes:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(path / ".lock")
-            try:
-                # An orphan of a killed launcher needs a moment to notice.
-                self._lock.acquire(timeout=5)
-            except Timeout:
-                raise InputError(f"{path}: another run is writing here; end it or give another run_dir") from None
+            self._fence = Fence(path, takeover_after)
             lives = (each["event"] in ("start", "resume") for each in read_lines(path / "events.jsonl"))
             self.life = 1 + sum(lives)
+
+    @property
+    def staging(self) -> Path | None:
+        """Out of which rank 0 renames what belongs among the checkpoints."""
+        return self._fence.staging if self._writes else None
+
+    def check(self) -> None:
+        """Raises Superseded where another life has taken over."""
+        if self._writes:
+            self._fence.check()
 
     def close(self) -> None:
         """Lets another run write here."""
         if self._writes:
-            self._lock.release()
+            self._fence.close()
 
     def describe(self, config_yaml: str, world_size: int) -> None:
         """Writes config.yaml and environment.json."""
         if self._writes:
             text = json.dumps(environment(world_size) | {"life": self.life}, indent=1)
+            self.check()
             write_whole(self.path / "config.yaml", config_yaml)
             write_whole(self.path / "environment.json", text + "\n")
 
@@ -126,15 +133,15 @@ class RunFolder:
     def _write_waiting(self) -> None:
         """Lines that a full disk has held up stay in order, and are lost with the process only."""
         while self._waiting:
-            _append_line(*self._waiting[0])
+            self._append_line(*self._waiting[0])
             del self._waiting[0]
 
-
-def _append_line(path: Path, line: str) -> None:
-    torn = path.exists() and path.stat().st_size and not _ends_with_newline(path)
-    with path.open("a") as file:
-        # A life that was killed while writing may have left half a line, which must not swallow this one.
-        file.write(("\n" if torn else "") + line + "\n")
+    def _append_line(self, path: Path, line: str) -> None:
+        torn = path.exists() and path.stat().st_size and not _ends_with_newline(path)
+        with path.open("a") as file:
+            self.check()  # who takes over later leaves this file to us, and goes on in a copy
+            # A life that was killed while writing may have left half a line, which must not swallow this one.
+            file.write(("\n" if torn else "") + line + "\n")
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.errors import InputError
 from processes import events, kill, metrics, started, thalweg, wait_for, write_run
 from training import checkpoint
 from training.config import KeepConfig
@@ -57,6 +56,11 @@ def test_the_first_hundred_batches_are_the_same_for_any_processes_micro_batch_an
     assert len(set.union(*hashes.values())) == 100
 
 
+def written(run_dir: Path, name: str = "") -> list[Path]:
+    """Files of step 10 while they are hidden."""
+    return list((run_dir / "checkpoints").glob(f".life-*/*/step-0000010/{name}"))
+
+
 @pytest.mark.slow
 def test_a_run_killed_while_it_writes_a_checkpoint_resumes_from_the_one_before(run: Path) -> None:
     run_dir = run.parent / "runs" / "t"
@@ -65,17 +69,16 @@ def test_a_run_killed_while_it_writes_a_checkpoint_resumes_from_the_one_before(r
         shutil.rmtree(run_dir, ignore_errors=True)
         with started(*arguments, cwd=run.parent) as process:
             wait_for((run_dir / "checkpoints/step-0000005/manifest.json").exists, process)
-            partial = run_dir / "checkpoints/.step-0000010.partial"
-            wait_for(lambda: (partial / "weights").exists(), process)  # noqa: B023
+            wait_for(lambda: written(run_dir, "weights"), process)
             kill(process)
             process.wait()
-        if partial.exists():
+        if written(run_dir):
             break
-    assert partial.exists() and not (partial / "manifest.json").exists(), "never caught in the act"
+    assert written(run_dir) and not written(run_dir, "manifest.json"), "never caught in the act"
     assert checkpoint.latest(run_dir) == run_dir / "checkpoints/step-0000005"
     _, said = thalweg(*arguments, cwd=run.parent)
     assert "resumed from" in said and "at step 5" in said
-    assert not partial.exists()
+    assert not written(run_dir)
     assert sorted(losses(run_dir, life=2)) == list(range(6, 21))
     straight = run.parent / "straight"
     thalweg(*arguments, f"run_dir={straight}", cwd=run.parent)
@@ -107,6 +110,7 @@ def test_a_checkpoint_is_named_checked_verified_and_generates(run: Path) -> None
     thalweg("train", run, "checkpoint.every_tokens=400", "checkpoint.keep.last=2", "train.tokens=1200", cwd=run.parent)
     run_dir = run.parent / "runs" / "t"
     assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == [
+        ".life-00001",
         "latest",
         "step-0000010",
         "step-0000015",
@@ -160,14 +164,13 @@ def made_up(run_dir: Path, step: int, written: int) -> Path:
 
 
 def steps(run_dir: Path) -> list[str]:
-    return sorted(path.name for path in (run_dir / "checkpoints").iterdir() if path.name != "latest")
+    return sorted(path.name for path in (run_dir / "checkpoints").glob("step-*"))
 
 
 def test_checkpoints_are_kept_in_the_order_in_which_they_were_written(tmp_path: Path) -> None:
     for written, step in enumerate((100, 200, 60), start=1):
         made_up(tmp_path, step, written)
-    (tmp_path / "checkpoints" / ".step-0000300.partial").mkdir()
-    prune(tmp_path, KeepConfig(last=2))
+    prune(tmp_path, KeepConfig(last=2), tmp_path)
     assert steps(tmp_path) == ["step-0000060", "step-0000200"]
 
 
@@ -175,7 +178,7 @@ def test_the_newest_checkpoint_is_kept_whatever_the_clocks_say(tmp_path: Path) -
     for written, step in ((9, 20), (1, 25)):
         made_up(tmp_path, step, written)
     (tmp_path / "checkpoints" / "latest").write_text("step-0000025\n")
-    prune(tmp_path, KeepConfig(last=1))
+    prune(tmp_path, KeepConfig(last=1), tmp_path)
     assert steps(tmp_path) == ["step-0000025"]
 
 
@@ -188,9 +191,8 @@ def test_a_checkpoint_that_is_half_removed_is_invisible_and_goes_later(tmp_path:
         made_up(tmp_path, step, written)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(shutil, "rmtree", killed)
-        prune(tmp_path, KeepConfig(last=1))
+        prune(tmp_path, KeepConfig(last=1), tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").glob("step-*")] == ["step-0000002"]
-    prune(tmp_path, KeepConfig(last=1))
     assert steps(tmp_path) == ["step-0000002"]
 
 
@@ -199,14 +201,6 @@ def test_where_latest_names_nothing_the_last_one_written_counts(tmp_path: Path, 
     folder = made_up(tmp_path, 3, 1)
     (tmp_path / "checkpoints" / "latest").write_text(named)
     assert checkpoint.latest(tmp_path) == folder
-
-
-def test_one_run_at_a_time_writes_into_a_run_folder(tmp_path: Path) -> None:
-    first = RunFolder(tmp_path, writes=True)
-    with pytest.raises(InputError, match="another run is writing here"):
-        RunFolder(tmp_path, writes=True)
-    first.close()
-    RunFolder(tmp_path, writes=True).close()
 
 
 def test_half_a_line_of_a_killed_life_does_not_swallow_the_next(tmp_path: Path) -> None:
