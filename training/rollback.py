@@ -46,6 +46,7 @@ def _decided(run: Run, window: tuple[int, int], limit: int) -> tuple[Path | None
         ahead = sum(stop > position for _, stop in skipped.read(path))
         if ahead >= limit:
             return None, f"it went back to {folder.name} {ahead} times already, which is spikes.limit"
+        run.folder.check()
         skipped.add(path, max(window[0], position), window[1])
     except Exception as error:  # the other ranks wait for an answer
         return None, str(error)
