@@ -74,6 +74,9 @@ def train(run: RunFile, assignments: Assignments = None, resume: Resume = "auto"
     """Train, as one process or as one rank of a launcher that set RANK and WORLD_SIZE."""
     # Before torch is imported: its CPU memory in huge pages, where the system has them, costs fewer page faults.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    from launcher.profile_signal import hold_back
+
+    hold_back()
     from launcher.config import load_run
     from launcher.logs import log_to_stderr
     from launcher.orphan import end_with_launcher
@@ -97,6 +100,9 @@ def launch(
     resume: Resume = "auto",
 ) -> None:
     """Start training on this machine with several processes."""
+    from launcher.profile_signal import hold_back
+
+    hold_back()
     from launcher.config import load_run
     from launcher.launch import launch_here
     from launcher.logs import log_to_stderr

@@ -12,6 +12,7 @@ from training.drift import Drift
 from training.layer_norms import LayerNorms
 from training.metrics import Metrics
 from training.noise_scale import NoiseScale
+from training.profiler import Profiler
 from training.run_folder import RunFolder
 from training.samples import Samples
 from training.spikes import Spikes
@@ -33,4 +34,5 @@ def features(config: RunConfig, describing: Describing, folder: RunFolder, rank:
         console,
         Samples(config.samples),
         checkpointer,
+        Profiler(config.profile),
     ]

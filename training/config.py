@@ -211,6 +211,12 @@ class MetricsConfig(Section):
     """The `metrics:` section."""
 
     every_steps: int = Field(1, gt=0, description="Steps between two lines of metrics.jsonl.")
+    peak_flops: float | None = Field(
+        None,
+        gt=0,
+        description="FLOP/s of one device at the run's precision, such as 312T, for mfu and hfu; by default its data "
+        "sheet's, for the GPUs of training/utilisation.py.",
+    )
 
 
 class NoiseScaleConfig(Section):
