@@ -227,6 +227,20 @@ def verify_resume(
         raise RunError(f"{run}: a resumed run differs from an undisturbed one at step {verdict.first_difference}")
 
 
+@app.command(epilog="Example: thalweg track runs/smoke --wandb")
+def track(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run, done or going on.")],
+    wandb: Annotated[bool, typer.Option("--wandb", help="To Weights & Biases.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="To TensorBoard's files in the folder.")] = False,
+) -> None:
+    """Replay metrics.jsonl to a tracker, from a node that has a network; what it has already is left out."""
+    from launcher.logs import log_to_stderr
+    from launcher.track import track as replay
+
+    log_to_stderr()
+    print(replay(run_dir, [kind for kind, named in (("tensorboard", tensorboard), ("wandb", wandb)) if named]))
+
+
 @app.command(epilog="Example: thalweg verify runs/smoke@latest")
 def verify(
     path: Annotated[str, typer.Argument(metavar="PATH", help="A prepared folder or its URL, or a checkpoint.")],

@@ -3,8 +3,8 @@
     mfu = tokens per second * model FLOPs per token / (devices * peak FLOP/s of one)
     hfu = computed tokens per second * computed FLOPs per token / (devices * peak FLOP/s of one)
 
-as Chowdhery et al. 2022, appendix B, define them. FLOPs per token are counted by `model.counts`: the model's are those of
-all matrix products of a forward and a backward pass, whatever was computed twice; the computed ones add what activation
+as Chowdhery et al. 2022, appendix B, define them. FLOPs per token are counted by `model.counts`: the model's are those
+of all matrix products of a forward and a backward pass, none counted twice; the computed ones add what activation
 checkpointing repeats and the vocabulary's padding. Computed tokens count the filler sequences of uneven batches, too.
 Both are of the wall clock, like `tokens_per_second`: validation, saving and waiting count as time without FLOPs.
 """
@@ -39,9 +39,9 @@ PEAKS: list[tuple[str, dict[str, float]]] = [
 ]
 """FLOP/s of one device without sparsity, by what CUDA calls it, from NVIDIA's data sheets.
 
-B200: "HGX B200", a card's eighth; H200 and H100: "H200 / H100 Tensor Core GPU", half of what is given with sparsity; "A100
-Tensor Core GPU"; "L40S"; "V100 Tensor Core GPU", which has no bf16. tf32 is what fp32 products are computed in where
-torch.set_float32_matmul_precision allows it.
+B200: an eighth of "HGX B200"; "H200 Tensor Core GPU" and "H100 Tensor Core GPU", half of what they give with sparsity;
+"A100 Tensor Core GPU"; "L40S"; "V100 Tensor Core GPU", which has no bf16. tf32 is what fp32 products are computed in
+where torch.set_float32_matmul_precision allows it.
 """
 
 
