@@ -33,12 +33,12 @@ class Profiler(Callback):
         self._config = config
         self._asked = False
         self._running: _Trace | None = None
-        self._has_begun = False
-        self._before: Any = None
+        self._has_begun = self._listens = False
 
     def on_start(self, run: Run) -> None:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            self._before = signal.signal(SIGNAL, self._ask)
+            self._listens = True
+            signal.signal(SIGNAL, self._ask)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {SIGNAL})
         self._begin_if_due(run)
 
@@ -65,8 +65,8 @@ class Profiler(Callback):
     def on_close(self, run: Run) -> None:
         if self._running is not None:
             self._running.stop()
-        if self._before is not None:
-            signal.signal(SIGNAL, self._before)
+        if self._listens:  # one that comes too late is to end nothing either
+            signal.pthread_sigmask(signal.SIG_BLOCK, {SIGNAL})
 
     def _begin_if_due(self, run: Run) -> None:
         if run.finished:

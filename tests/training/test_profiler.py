@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from data_pipeline.errors import InputError
+from launcher.config import load_run
 from processes import events, metrics, started, thalweg, wait_for, write_run
 
 
@@ -35,6 +37,14 @@ def steps_in(trace: Path) -> list[int]:
     return sorted(spans)
 
 
+def test_the_section_is_written_as_it_is_read(run: Path) -> None:
+    again = run.with_name("again.yaml")
+    again.write_text(load_run(run, ["profile.from=3", "profile.steps=2"]).dump())
+    assert load_run(again).profile.model_dump() == {"from": 3, "steps": 2, "ranks": "first"}
+    with pytest.raises(InputError, match=r"profile\.form: is no known key; did you mean from\?"):
+        load_run(run, ["profile.form=3"])
+
+
 def test_the_steps_that_were_asked_for_are_traced_on_rank_0(run: Path) -> None:
     layout = ["--processes", 2, "profile.from=3", "profile.steps=2", "train.tokens=480"]
     _, said = thalweg("launch", run, *layout, cwd=run.parent)
@@ -50,6 +60,7 @@ def test_the_steps_that_were_asked_for_are_traced_on_rank_0(run: Path) -> None:
     assert [(each["path"], each["first"], each["last"]) for each in told] == [("step-0000003-rank-00000.json.gz", 3, 4)]
 
 
+@pytest.mark.slow
 def test_every_rank_is_traced_where_asked_and_the_run_may_end_or_go_on_in_between(run: Path) -> None:
     layout = ["--processes", 2, "profile.from=2", "profile.steps=3", "profile.ranks=all", "train.decay_tokens=1600"]
     thalweg("launch", run, *layout, "train.tokens=240", cwd=run.parent)
@@ -77,6 +88,7 @@ def test_what_a_profile_cannot_be_written_to_does_not_end_the_run(run: Path) -> 
     assert "cannot be written" in said and len(metrics(run_dir)) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whom", ["launcher", "rank 1"])
 def test_a_signal_has_the_next_steps_traced(run: Path, whom: str) -> None:
     run_dir = run.parent / "runs" / "t"

@@ -26,6 +26,7 @@ def test_without_a_known_peak_the_fields_are_left_out(run: Path) -> None:
         assert line["memory_gb"] > 0 and not line.keys() & {"mfu", "hfu", "memory_reserved_gb"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("assignments", "again"),
     [
