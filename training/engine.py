@@ -34,8 +34,8 @@ from training.fragments import (
     steps_taken,
 )
 from training.state_files import Part, StateFiles
-from training.veto import Veto
 from training.tensor_types import said, tensor_types
+from training.veto import Veto
 
 Precision = Literal["bf16", "fp32"]
 

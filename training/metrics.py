@@ -32,6 +32,7 @@ class Metrics(Callback):
     def on_rollback(self, run: Run) -> None:
         run.fields.clear()
         self._begin_line(run)
+        self._utilisation.begin()
 
     def _begin_line(self, run: Run) -> None:
         self._time, self._tokens, self._waited = time.perf_counter(), run.tokens, run.waited

@@ -46,6 +46,12 @@ class Profiler(Callback):
         self._asked = True
 
     def on_step(self, run: Run, result: StepResult) -> None:
+        self._move_on(run)
+
+    def on_rollback(self, run: Run) -> None:
+        self._move_on(run)
+
+    def _move_on(self, run: Run) -> None:
         if self._running is not None:
             self._running.end_step()
             if self._running.left == 0:

@@ -67,6 +67,10 @@ class Utilisation:
         self._computed = computed_flops_per_token(
             model, network.recompute, whole_blocks=whole_blocks, flex_attention=flex
         )
+        self.begin()
+
+    def begin(self) -> None:
+        """Counts from here on."""
         self._tokens = self._computed_tokens = 0
 
     def count(self, run: Run, result: StepResult) -> None:
@@ -79,7 +83,7 @@ class Utilisation:
     def take(self, run: Run, seconds: float) -> dict[str, float]:
         """`mfu` and `hfu` over the `seconds` since they were last taken; nothing without a peak."""
         tokens, computed = self._tokens, self._computed_tokens
-        self._tokens = self._computed_tokens = 0
+        self.begin()
         if self._peak is None:
             return {}
         able = seconds * run.engine.world_size * self._peak
