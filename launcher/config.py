@@ -22,8 +22,7 @@ from training.config import (
     ValidationConfig,
     ZeroConfig,
 )
-from training.watching_config import LayersConfig, SamplesConfig
-from training.watching_config import ProfileConfig
+from training.watching_config import LayersConfig, ProfileConfig, SamplesConfig
 
 Config = TypeVar("Config", bound=BaseModel)
 
