@@ -74,6 +74,9 @@ def train(run: RunFile, assignments: Assignments = None, resume: Resume = "auto"
     """Train, as one process or as one rank of a launcher that set RANK and WORLD_SIZE."""
     # Before torch is imported: its CPU memory in huge pages, where the system has them, costs fewer page faults.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    from launcher.profile_signal import hold_back
+
+    hold_back()
     from launcher.config import load_run
     from launcher.logs import log_to_stderr
     from launcher.orphan import end_with_launcher
@@ -97,6 +100,9 @@ def launch(
     resume: Resume = "auto",
 ) -> None:
     """Start training on this machine with several processes."""
+    from launcher.profile_signal import hold_back
+
+    hold_back()
     from launcher.config import load_run
     from launcher.launch import launch_here
     from launcher.logs import log_to_stderr
@@ -246,6 +252,20 @@ def verify_resume(
     print(json.dumps(verdict.as_json()) if as_json else trial.printed(verdict))
     if not verdict.holds:
         raise RunError(f"{run}: a resumed run differs from an undisturbed one at step {verdict.first_difference}")
+
+
+@app.command(epilog="Example: thalweg track runs/smoke --wandb")
+def track(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run, done or going on.")],
+    wandb: Annotated[bool, typer.Option("--wandb", help="To Weights & Biases.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="To TensorBoard's files in the folder.")] = False,
+) -> None:
+    """Replay metrics.jsonl to a tracker, from a node that has a network; what it has already is left out."""
+    from launcher.logs import log_to_stderr
+    from launcher.track import track as replay
+
+    log_to_stderr()
+    print(replay(run_dir, [kind for kind, named in (("tensorboard", tensorboard), ("wandb", wandb)) if named]))
 
 
 @app.command(epilog="Example: thalweg verify runs/smoke@latest")

@@ -22,7 +22,7 @@ from training.config import (
     ValidationConfig,
     ZeroConfig,
 )
-from training.watching_config import LayersConfig, SamplesConfig
+from training.watching_config import LayersConfig, ProfileConfig, SamplesConfig
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -45,6 +45,7 @@ class RunConfig(Section):
     drift: DriftConfig = DriftConfig()
     layers: LayersConfig = LayersConfig()
     samples: SamplesConfig = SamplesConfig()
+    profile: ProfileConfig = ProfileConfig()
 
     @property
     def folder(self) -> Path:
@@ -132,7 +133,7 @@ def _explain(model: type[BaseModel], error: Any) -> str:
     dotted = ".".join(keys)
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        valid = sorted({field for section in sections for field in section.model_fields})
+        valid = sorted({each.alias or name for section in sections for name, each in section.model_fields.items()})
         nearest = difflib.get_close_matches(keys[-1], valid, n=1, cutoff=0.5)
         mend = f"did you mean {nearest[0]}?" if nearest else f"valid here: {', '.join(valid)}"
         return f"{dotted}: is no known key; {mend}"

@@ -3,6 +3,7 @@
 from rich.console import Console
 
 from launcher.config import RunConfig
+from launcher.track import shown
 from training.attention_logits import AttentionLogits
 from training.callback import Callback
 from training.checkpoint import Describing
@@ -12,15 +13,18 @@ from training.drift import Drift
 from training.layer_norms import LayerNorms
 from training.metrics import Metrics
 from training.noise_scale import NoiseScale
+from training.profiler import Profiler
 from training.run_folder import RunFolder
 from training.samples import Samples
 from training.spikes import Spikes
+from training.trackers import Trackers
 from training.validation import Validation
 
 
 def features(config: RunConfig, describing: Describing, folder: RunFolder, rank: int) -> list[Callback]:
     """What may refuse a step comes first, what adds to a line of metrics before the line, and saving last."""
     console = ConsoleReport(Console(stderr=True, quiet=rank > 0))
+    trackers = Trackers(config.metrics, config.name, shown(config))
     checkpointer = Checkpointer(config.checkpoint, describing)
     return [
         Spikes(config.spikes, checkpointer),
@@ -29,8 +33,10 @@ def features(config: RunConfig, describing: Describing, folder: RunFolder, rank:
         NoiseScale(config.noise_scale, config.metrics),
         LayerNorms(config.layers),
         AttentionLogits(config.layers),
-        Metrics(config.metrics, [folder.metrics, console.show]),
+        Metrics(config.metrics, [folder.metrics, console.show, trackers.record]),
         console,
+        trackers,
         Samples(config.samples),
         checkpointer,
+        Profiler(config.profile),
     ]

@@ -17,6 +17,7 @@ from data_pipeline.errors import InputError
 from launcher.config import RunConfig
 from launcher.init_from import pinned
 from launcher.orphan import LAUNCHER
+from launcher.profile_signal import pass_on
 from launcher.train import check_run
 from training.collectives import talk_over_loopback
 from training.errors import ASKED_TO_END, AskedToEnd, RunError
@@ -40,6 +41,7 @@ def launch_here(config: RunConfig, arguments: list[str], processes: int | None, 
     os.environ[LAUNCHER] = str(os.getpid())
     for number in ASKING:
         signal.signal(number, _hand_on)
+    pass_on(to_all=config.profile.ranks == "all")
     talk_over_loopback()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     agent = LaunchConfig(

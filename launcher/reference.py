@@ -36,7 +36,7 @@ def _table(model: type[BaseModel], prefix: str) -> Iterator[str]:
 
 def _rows(model: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, field in model.model_fields.items():
-        key, inner = prefix + name, models_in(field.annotation)
+        key, inner = prefix + (field.alias or name), models_in(field.annotation)
         if not inner:
             yield f"| `{key}` | {_type(field.annotation)} | {_default(field)} | {field.description or ''} |"
             continue

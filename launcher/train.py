@@ -14,6 +14,7 @@ from launcher.config import RunConfig
 from launcher.init_from import check_weights, load_weights, pinned
 from launcher.prepare import ensure_prepared
 from launcher.resume import check, choose
+from launcher.track import check_installed
 from training.batch_ramp import batch_sequences, sequences_at_end
 from training.errors import AskedToEnd
 from training.signals import Signals
@@ -29,6 +30,7 @@ def check_run(config: RunConfig, resume: str, world_size: int) -> tuple[Stream, 
 
     Checks all that can be checked without ranks.
     """
+    check_installed(config.metrics.trackers, "metrics.")
     from training.checkpoint import origin_of
 
     ensure_prepared(config.data)

@@ -1,6 +1,8 @@
 """How large a network is and how much work it does, counted without building it."""
 
+from model.checkpointing import Recompute
 from model.config import ModelConfig
+from model.objective import masked_count
 
 
 def parameters_by_part(config: ModelConfig) -> dict[str, int]:
@@ -41,12 +43,58 @@ def training_flops(config: ModelConfig, tokens: float) -> float:
 
 
 def training_flops_per_token(config: ModelConfig) -> float:
-    """6 per parameter, and 12 for each number of the width and position seen in each layer, for scores and mixing.
+    """Those of all matrix products of a forward and a backward pass, none computed twice, per token of a sequence.
 
-    The count behind model FLOPs utilisation (Chowdhery et al. 2022, appendix B). A dense layer is counted as seeing
-    all n_ctx positions, though the causal half could be left out, a banded one as seeing its band.
+    6 for each weight that a token is multiplied with (2 forward, 4 backward), and 12 for each number of the width and
+    position seen in each layer, for scores and mixing: model FLOPs as Chowdhery et al. 2022, appendix B, count them.
+    Embeddings, biases and gains, which are looked up and added, are no products; the output layer is one, of
+    the vocabulary without its padding. A dense layer is counted as seeing all n_ctx positions, though the causal half
+    could be left out, a banded one as seeing its band.
     """
-    bands = [config.band_of(layer) for layer in range(config.n_layer)]
-    wide = [band if band is None or config.causal else 2 * band - 1 for band in bands]
-    seen = sum(min(each or config.n_ctx, config.n_ctx) for each in wide)
-    return 6.0 * count_parameters(config) + 12.0 * config.d_model * seen
+    blocks = 3.0 * sum(_block_forward(config, layer) for layer in range(config.n_layer))
+    return blocks + 6.0 * config.d_model * config.vocab_size * _share_predicted(config)
+
+
+def computed_flops_per_token(
+    config: ModelConfig, recompute: Recompute, *, whole_blocks: bool = False, flex_attention: bool = False
+) -> float:
+    """The same with what is computed besides: the vocabulary's padding, and what activation checkpointing repeats.
+
+    A block that is computed again stops short of its last product, whose output no backward pass needs; with
+    `whole_blocks` (compiled ones, and ZeRO stage 3's own linear layers) it does not. Selective checkpointing repeats no
+    product but those of attention in layers of bands or documents where they go through FlexAttention. What
+    attention's own kernels repeat or leave out inside is not counted.
+    """
+    d, padding = config.d_model, config.embedding_rows - config.vocab_size
+    flops = training_flops_per_token(config) + 6.0 * d * padding * _share_predicted(config)
+    layers = range(config.n_layer)
+    if recompute == "selective":
+        masked = [each for each in layers if config.document_mask or _seen(config, each) < config.n_ctx]
+        return flops + sum(_attention_forward(config, each) for each in masked if flex_attention)
+    if recompute == "none":
+        return flops
+    last = 0.0 if whole_blocks else 2.0 * d * config.ff_width
+    return flops + sum(_block_forward(config, each) - last for each in layers if each % recompute == 0)
+
+
+def _block_forward(config: ModelConfig, layer: int) -> float:
+    d = config.d_model
+    return 2.0 * (4 * d * d + 2 * d * config.ff_width) + _attention_forward(config, layer)
+
+
+def _attention_forward(config: ModelConfig, layer: int) -> float:
+    """Scores and mixing."""
+    return 4.0 * config.d_model * _seen(config, layer)
+
+
+def _seen(config: ModelConfig, layer: int) -> int:
+    """Positions that a position of the layer sees."""
+    band = config.band_of(layer)
+    if band is None:
+        return config.n_ctx
+    return min(band if config.causal else 2 * band - 1, config.n_ctx)
+
+
+def _share_predicted(config: ModelConfig) -> float:
+    """The share of positions at which the output layer is computed."""
+    return 1.0 if config.causal else masked_count(config.n_ctx) / config.n_ctx

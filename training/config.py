@@ -226,6 +226,26 @@ class MetricsConfig(Section):
     """The `metrics:` section."""
 
     every_steps: int = Field(1, gt=0, description="Steps between two lines of metrics.jsonl.")
+    peak_flops: float | None = Field(
+        None,
+        gt=0,
+        description="FLOP/s of one device at the run's precision, such as 312T, for mfu and hfu; by default its data "
+        "sheet's, for the GPUs of training/utilisation.py.",
+    )
+    tensorboard: bool = Field(
+        False, description="Write TensorBoard's files, too, into the run folder; needs the package tensorboard."
+    )
+    wandb: bool = Field(False, description="Send the lines to Weights & Biases, too; needs the package wandb.")
+    wandb_project: str = Field("thalweg", min_length=1, description="Project there.")
+    wandb_entity: str | None = Field(None, description="User or team there; the account's own by default.")
+    wandb_mode: Literal["online", "offline"] | None = Field(
+        None, description="offline writes files for `wandb sync`; by default what WANDB_MODE says, or online."
+    )
+
+    @property
+    def trackers(self) -> list[str]:
+        """Those that the run is shown in."""
+        return [kind for kind, wanted in (("tensorboard", self.tensorboard), ("wandb", self.wandb)) if wanted]
 
 
 class NoiseScaleConfig(Section):

@@ -34,6 +34,7 @@ from training.fragments import (
     steps_taken,
 )
 from training.state_files import Part, StateFiles
+from training.tensor_types import said, tensor_types
 from training.veto import Veto
 
 Precision = Literal["bf16", "fp32"]
@@ -100,6 +101,8 @@ class _CastToBf16(nn.Module):
     Then, before DeepSpeed looks for gradients, the fp32 weights are put back.
     """
 
+    computes_in = torch.bfloat16
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
@@ -110,7 +113,7 @@ class _CastToBf16(nn.Module):
         for module in self.network.modules():
             for name, weight in module.named_parameters(recurse=False):
                 self._masters.append((module, name, weight))
-                module._parameters[name] = weight.bfloat16()  # type: ignore[assignment]
+                module._parameters[name] = weight.to(self.computes_in)  # type: ignore[assignment]
         try:
             outputs: tuple[Tensor, ...] = self.network(*inputs)
         except BaseException:
@@ -183,6 +186,7 @@ def build_engine(
         raise RuntimeError(f"Accelerate built a {type(engine).__name__} instead of a DeepSpeed engine")
     world, device = engine.world_size, torch.device(engine.device)
     log.info("engine: DeepSpeed %s, ZeRO stage %d, %d processes on %s", __version__, zero_stage, world, device)
+    log.info("engine: %s", said(tensor_types(engine, network)))
     if device.type == "cpu" and world > 1:
         log.info("engine: gloo reduces; DeepSpeed's all-reduce through shared memory would have to be compiled")
     return Engine(engine, network, grad_clip if zero_stage == 0 else None)

@@ -13,6 +13,7 @@ from training.callback import Callback, StepResult
 from training.collectives import largest
 from training.config import MetricsConfig
 from training.run import Run
+from training.utilisation import Utilisation
 
 Sink = Callable[[dict[str, Any]], None]
 
@@ -21,15 +22,17 @@ class Metrics(Callback):
     """Settles the ledger and makes a line of it; every rank takes part, rank 0's sinks receive it."""
 
     def __init__(self, config: MetricsConfig, sinks: Sequence[Sink]) -> None:
-        self._every, self._sinks = config.every_steps, sinks
+        self._config, self._every, self._sinks = config, config.every_steps, sinks
 
     def on_start(self, run: Run) -> None:
         self._begin_line(run)
         self._read = dict.fromkeys(run.stream.names, 0.0)
+        self._utilisation = Utilisation(run, self._config.peak_flops)
 
     def on_rollback(self, run: Run) -> None:
         run.fields.clear()
         self._begin_line(run)
+        self._utilisation.begin()
 
     def _begin_line(self, run: Run) -> None:
         self._time, self._tokens, self._waited = time.perf_counter(), run.tokens, run.waited
@@ -37,13 +40,15 @@ class Metrics(Callback):
 
     def on_step(self, run: Run, result: StepResult) -> None:
         self._left_out += not result.stepped
+        self._utilisation.count(run, result)
         if run.progress.step % self._every and not run.finished and not run.fields:
             return
         settled = run.ledger.take()
         seconds = time.perf_counter() - self._time
         before, self._read = self._read, dict(run.stream.read_seconds)  # another thread goes on counting
         reads = [self._read[name] - before[name] for name in run.stream.names]
-        waited, *reads = largest([run.waited - self._waited, *reads], run.engine.device)
+        own = {"data_wait_seconds": run.waited - self._waited, **_peak_memory_gb(run.engine.device)}
+        most = largest([*own.values(), *reads], run.engine.device)
         line = {
             "step": run.progress.step,
             "tokens": run.tokens,
@@ -59,9 +64,9 @@ class Metrics(Callback):
             **({"steps_left_out": self._left_out} if self._left_out else {}),
             "batch_tokens": result.tokens,
             "tokens_per_second": (run.tokens - self._tokens) / seconds,
-            "data_wait_seconds": waited,
-            "data_read_seconds_by_source": dict(zip(run.stream.names, reads, strict=True)),
-            "memory_gb": _peak_memory_gb(run.engine.device),
+            **self._utilisation.take(run, seconds),
+            **dict(zip(own, most, strict=False)),
+            "data_read_seconds_by_source": dict(zip(run.stream.names, most[len(own) :], strict=True)),
             **run.fields,
             "data_hash": run.ledger.data_hash,
         }
@@ -72,9 +77,13 @@ class Metrics(Callback):
                 sink(line)
 
 
-def _peak_memory_gb(device: torch.device) -> float:
-    """Peak so far, in 10^9 bytes: of the device's allocator on a GPU, of the process on a CPU."""
+def _peak_memory_gb(device: torch.device) -> dict[str, float]:
+    """Peaks of this rank so far, in 10^9 bytes: of the device's allocator on a GPU, of the process on a CPU.
+
+    `memory_gb` is what tensors took, `memory_reserved_gb` what the allocator held for them.
+    """
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
+        allocated, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+        return {"memory_gb": allocated / 1e9, "memory_reserved_gb": reserved / 1e9}
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return {"memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9}

@@ -38,6 +38,7 @@ def environment(world_size: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": platform.node(),
+        "pid": os.getpid(),
         "world_size": world_size,
         "packages": {name: _version(name) for name in PACKAGES},
         "variables": {name: os.environ[name] for name in sorted(names)},

@@ -1,6 +1,8 @@
 """The sections of a run that only watch it: none of them changes a number of the training."""
 
-from pydantic import Field, model_validator
+from typing import Literal
+
+from pydantic import ConfigDict, Field, model_validator
 
 from data_pipeline.config_base import Section
 
@@ -40,3 +42,15 @@ class SamplesConfig(Section):
         if self.temperature == 0 and (self.top_p < 1 or self.seed):
             raise ValueError("top_p and seed do nothing at temperature 0, which draws nothing; leave them out")
         return self
+
+
+class ProfileConfig(Section):
+    """The `profile:` section: a trace of some steps; also of the next ones, whenever SIGUSR2 asks for it."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    first_step: int | None = Field(
+        None, gt=0, alias="from", description="The first step to be traced, counted over the whole run; off by default."
+    )
+    steps: int = Field(5, gt=0, description="So many steps; each makes a trace larger, by some MB for a large network.")
+    ranks: Literal["first", "all"] = Field("first", description="Whose steps: those of rank 0, or a trace each.")

@@ -25,7 +25,9 @@ def run(tmp_path: Path) -> Path:
     return write_run(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["prepare", "train", "launch", "fork", "generate", "export", "import", "verify"])
+@pytest.mark.parametrize(
+    "name", ["prepare", "train", "launch", "fork", "generate", "export", "import", "verify", "track"]
+)
 def test_every_command_has_help_with_an_example(name: str, tmp_path: Path) -> None:
     out, _ = thalweg(name, "--help", cwd=tmp_path)
     assert f"Example: thalweg {name}" in " ".join(out.split())

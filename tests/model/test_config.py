@@ -106,10 +106,13 @@ def test_what_does_not_go_together_is_refused(fields: dict[str, object], message
 
 def test_flops_of_a_token_count_the_positions_seen() -> None:
     dense = ModelConfig(n_layer=4, n_head=1, d_model=8, n_ctx=64, vocab_size=10)
-    scores = training_flops_per_token(dense) - 6 * count_parameters(dense)
-    assert scores == 12 * 8 * 4 * 64
+    products = 6 * (4 * 12 * 8 * 8 + 8 * 10)
+    assert training_flops_per_token(dense) == products + 12 * 8 * 4 * 64
     banded = dense.model_copy(update={"attention": "alternating", "band": 16})
-    assert training_flops_per_token(banded) - 6 * count_parameters(banded) == 12 * 8 * (2 * 64 + 2 * 16)
+    assert training_flops_per_token(banded) == products + 12 * 8 * (2 * 64 + 2 * 16)
+    both_sides = banded.model_copy(update={"objective": "denoise"})  # 10 of 64 positions are masked and predicted
+    predicted = 6 * (4 * 12 * 8 * 8 + 8 * 10 * 10 / 64)
+    assert training_flops_per_token(both_sides) == pytest.approx(predicted + 12 * 8 * (2 * 64 + 2 * 31))
 
 
 @pytest.mark.parametrize("preset", TABLE_D1)

@@ -1,0 +1,28 @@
+"""What a run folder tells of a run that had several lives."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from training.run_folder import read_lines
+
+
+def begun_at(run_dir: Path) -> dict[int, int]:
+    """The step from which each life went on, by its number."""
+    lines = read_lines(run_dir / "events.jsonl")
+    return {line["life"]: line["step"] for line in lines if line["event"] in ("start", "resume")}
+
+
+def lines_of_record(run_dir: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl that the run is built on, in the order of the steps.
+
+    A life that goes on from an earlier step takes back what lives before it did behind that, done again or not yet.
+    """
+    begun = begun_at(run_dir)
+    lines = read_lines(run_dir / "metrics.jsonl")
+    stands: dict[int, float] = {
+        life: min((step for later, step in begun.items() if later > life), default=math.inf)
+        for life in {line["life"] for line in lines}
+    }
+    kept = {line["step"]: line for line in lines if line["step"] <= stands[line["life"]]}
+    return [kept[step] for step in sorted(kept)]
