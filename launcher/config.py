@@ -22,7 +22,7 @@ from training.config import (
     ValidationConfig,
     ZeroConfig,
 )
-from training.watching_config import LayersConfig, SamplesConfig
+from training.watching_config import LayersConfig, SamplesConfig, WatchConfig
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -45,6 +45,7 @@ class RunConfig(Section):
     drift: DriftConfig = DriftConfig()
     layers: LayersConfig = LayersConfig()
     samples: SamplesConfig = SamplesConfig()
+    watch: WatchConfig = WatchConfig()
 
     @property
     def folder(self) -> Path:

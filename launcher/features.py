@@ -15,6 +15,7 @@ from training.noise_scale import NoiseScale
 from training.run_folder import RunFolder
 from training.samples import Samples
 from training.spikes import Spikes
+from training.stragglers import Stragglers
 from training.validation import Validation
 
 
@@ -33,4 +34,5 @@ def features(config: RunConfig, describing: Describing, folder: RunFolder, rank:
         console,
         Samples(config.samples),
         checkpointer,
+        Stragglers(config.watch.stragglers, config.zero.stage),
     ]

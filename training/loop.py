@@ -60,6 +60,7 @@ def _next(run: Run, loader: Loader) -> RankBatch | None:
     except Interrupted:
         batch = None
     run.waited += loader.waited - waited
+    run.phase.enter("agreeing to go on")
     return None if run.is_asked_to_end() else batch
 
 
