@@ -65,6 +65,8 @@ MEANINGS = {
     "drift": Meaning.ANY_TIME,
     "layers": Meaning.ANY_TIME,
     "samples": Meaning.ANY_TIME,
+    "profile": Meaning.ANY_TIME,
+    "watch": Meaning.ANY_TIME,
 }
 """By key or by section; the longest that fits counts. A test holds that none is forgotten."""
 

@@ -22,7 +22,7 @@ from training.config import (
     ValidationConfig,
     ZeroConfig,
 )
-from training.watching_config import LayersConfig, ProfileConfig, SamplesConfig
+from training.watching_config import LayersConfig, ProfileConfig, SamplesConfig, WatchConfig
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -46,6 +46,7 @@ class RunConfig(Section):
     layers: LayersConfig = LayersConfig()
     samples: SamplesConfig = SamplesConfig()
     profile: ProfileConfig = ProfileConfig()
+    watch: WatchConfig = WatchConfig()
 
     @property
     def folder(self) -> Path:

@@ -17,6 +17,7 @@ from training.profiler import Profiler
 from training.run_folder import RunFolder
 from training.samples import Samples
 from training.spikes import Spikes
+from training.stragglers import Stragglers
 from training.trackers import Trackers
 from training.validation import Validation
 
@@ -38,5 +39,6 @@ def features(config: RunConfig, describing: Describing, folder: RunFolder, rank:
         trackers,
         Samples(config.samples),
         checkpointer,
+        Stragglers(config.watch.stragglers, config.zero.stage),
         Profiler(config.profile),
     ]

@@ -122,9 +122,13 @@ def train_rank(config: RunConfig, resume: str, signals: Signals) -> None:
     from training.ledger import Ledger
     from training.loop import train
     from training.optimizer import build_optimizer
+    from training.phase import Phase
     from training.run import Run
     from training.run_folder import RunFolder
+    from training.watchdog import start_watching
 
+    phase = Phase()
+    watching = start_watching(config.watch, config.folder, int(os.environ.get("RANK", "0")), world_size, phase)
     model = config.model.model_copy(update={"end_of_text": stream.vocabulary.end_of_text})
     network = GPT(model, config.train.activation_checkpointing)
     network.initialise(config.seed)
@@ -133,6 +137,7 @@ def train_rank(config: RunConfig, resume: str, signals: Signals) -> None:
         log.info("begins from the weights of %s", config.train.init_from)
     if compile_blocks(network, config.train.compile, config.zero.stage):
         log.info("compile: blocks are compiled at the first step, which takes a minute or so")
+    phase.enter("starting the engine")
     engine = build_engine(
         network,
         build_optimizer(network, config.train),
@@ -142,11 +147,12 @@ def train_rank(config: RunConfig, resume: str, signals: Signals) -> None:
         grad_clip=config.train.grad_clip,
     )
     run_folder = RunFolder(config.folder, writes=engine.rank == 0, takeover_after=config.checkpoint.takeover_after)
-    run = Run(config.train, model, engine, stream, Ledger(stream, engine.device), run_folder, signals)
+    run = Run(config.train, model, engine, stream, Ledger(stream, engine.device), run_folder, signals, phase=phase)
     describing = checkpoint.Describing(
         model, config.dump(), stream.vocabulary.json, config.zero.stage, config.train.precision
     )
     try:
+        phase.enter("reading the checkpoint" if folder else "meeting the other ranks")
         now = choose(config, resume) if engine.rank == 0 else None  # from here on nobody else writes there
         told = gather_objects((stream.identity, folder and folder.name, now and now.name))
         _refuse_other_ranks([(identity, name) for identity, name, _ in told])
@@ -157,7 +163,8 @@ def train_rank(config: RunConfig, resume: str, signals: Signals) -> None:
         if not run.finished:
             run_folder.describe(config.dump(), engine.world_size)
             run.note_beginning("resume" if folder else "start", **({"checkpoint": folder.name} if folder else {}))
-            train(run, features(config, describing, run_folder, engine.rank))
+            phase.enter("starting the loop")
+            train(run, [*features(config, describing, run_folder, engine.rank), *watching])
             if run.ended_by is None:
                 seen = run.ledger.statement(run.progress.stream)
                 run_folder.event("end", run.progress.step, run.tokens, seen=seen, data_hash=run.ledger.data_hash)

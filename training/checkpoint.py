@@ -145,7 +145,11 @@ def load(run: Run, folder: Path) -> None:
     """
     manifest = CheckpointManifest.load(folder)
     names = sorted(manifest.files)[run.engine.rank :: run.engine.world_size]
-    faults = [fault for name in names if (fault := manifest.files[name].fault(folder / name))]
+    faults = []
+    for name in names:
+        run.phase.move()
+        if fault := manifest.files[name].fault(folder / name):
+            faults.append(fault)
     if all_faults := sorted(sum(gather_objects(faults), [])):
         raise InputError(f"{all_faults[0]}; resume from another checkpoint with --resume RUN_DIR@STEP")
     state, run.progress = read_progress(folder)

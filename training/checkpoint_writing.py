@@ -17,6 +17,7 @@ from data_pipeline.durable import to_disk, write_whole
 from data_pipeline.shards import FileEntry
 from training.checkpoint import CheckpointManifest, Describing, folder_of, model_json, remove, settled, text_states_file
 from training.collectives import gather_objects
+from training.phase import Activity
 from training.run import Run
 from training.state_files import Part, write
 
@@ -40,6 +41,8 @@ class Snapshot:
     parts: dict[str, list[Part]]
     texts: dict[str, str]
     """Small files by name."""
+    activity: Activity
+    """Told of each file that is written."""
 
 
 def group_of_writers() -> Any:
@@ -71,7 +74,7 @@ def take(run: Run, describing: Describing) -> Snapshot:
         data_manifest=run.stream.identity,
         files={},
     )
-    return Snapshot(folder_of(run.folder.path, run.progress.step), manifest, parts, texts)
+    return Snapshot(folder_of(run.folder.path, run.progress.step), manifest, parts, texts, run.phase.background)
 
 
 def _descriptions(run: Run, describing: Describing) -> dict[str, str]:
@@ -127,6 +130,7 @@ def _write(snapshot: Snapshot, partial: Path, rank: int) -> dict[str, FileEntry]
         names.append(f"{kind}/{rank:05d}.safetensors")
         (partial / kind).mkdir(exist_ok=True)
         write(partial / names[-1], parts)
+        snapshot.activity.move()
     for name, text in snapshot.texts.items():
         names.append(name)
         (partial / name).parent.mkdir(exist_ok=True)

@@ -35,6 +35,7 @@ class Checkpointer(Callback):
 
     def on_start(self, run: Run) -> None:
         self._group = group_of_writers()
+        self._phase = run.phase
         self._time = time.monotonic()
         self._saved_step, self._is_due = run.progress.step, False
         if self._config.copy_to is not None and run.engine.rank == 0:
@@ -81,7 +82,8 @@ class Checkpointer(Callback):
         """The copy, or None on every rank where one has no memory for its own."""
         snapshot, failure = None, "another rank has no memory for its copy"
         try:
-            snapshot = take(run, self._describing)
+            with run.phase.inside("copying for a checkpoint"):
+                snapshot = take(run, self._describing)
         except (MemoryError, RuntimeError) as error:
             failure = f"no memory for a copy: {error}"
         if not any_rank(snapshot is None, run.engine.device):
@@ -112,7 +114,8 @@ class Checkpointer(Callback):
             run.folder.event("checkpoint", manifest.step, manifest.tokens, **told)
 
         try:
-            save(snapshot, self._group, whole, run.folder.staging)
+            with run.phase.background.inside("writing a checkpoint"):
+                save(snapshot, self._group, whole, run.folder.staging)
             self._failure = None
             if run.engine.rank == 0:
                 log.info("checkpoint %s written in %.1f s", folder, time.monotonic() - began)
@@ -132,7 +135,8 @@ class Checkpointer(Callback):
     def settle(self) -> None:
         """Waits until the checkpoint that is being written is whole, or has failed."""
         if self._writing is not None:
-            self._writing.join()
+            with self._phase.inside("waiting for a checkpoint to be written"):
+                self._writing.join()
             self._writing = None
 
     def on_end(self, run: Run) -> None:

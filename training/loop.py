@@ -23,14 +23,17 @@ def train(run: Run, callbacks: Sequence[Callback]) -> None:
         for callback in callbacks:
             callback.on_start(run)
         while not run.finished:  # asked before a batch is: behind the last one the data may end
+            run.phase.enter("waiting for data")
             batch = _next(run, loader)
             if batch is None:
                 break
             result = _step(run, batch, callbacks)
             run.signals.has_to_save = True
+            run.phase.enter("after the step")
             if _is_rolled_back(run, result, callbacks):
                 loader.leave_off()
                 loader = _loader(run)
+        run.phase.enter("ending")
         for callback in callbacks:
             callback.on_end(run)
     finally:
@@ -57,6 +60,7 @@ def _next(run: Run, loader: Loader) -> RankBatch | None:
     except Interrupted:
         batch = None
     run.waited += loader.waited - waited
+    run.phase.enter("agreeing to go on")
     return None if run.is_asked_to_end() else batch
 
 
@@ -65,6 +69,7 @@ def _step(run: Run, batch: RankBatch, callbacks: Sequence[Callback]) -> StepResu
     lr = learning_rate(run.config, run.tokens + batch.sequences * run.stream.n_ctx)
     run.engine.set_lr(lr)
     losses = _gradients(run, batch)
+    run.phase.enter("before the optimizer's step")
     run.ledger.enter(batch, losses)
     for callback in callbacks:
         callback.on_gradients(run, batch, losses)
@@ -79,6 +84,7 @@ def _step(run: Run, batch: RankBatch, callbacks: Sequence[Callback]) -> StepResu
         answers = [callback.approves(run, loss, norm) for callback in callbacks]
         return math.isfinite(norm) and all(answers)
 
+    run.phase.enter("optimizer's step")
     grad_norm = run.engine.step(approves)
     done = run.progress
     run.progress = Progress(done.step + 1, done.sequences + batch.sequences, batch.state, batch.text_states)
@@ -105,12 +111,14 @@ def _gradients(run: Run, batch: RankBatch) -> Tensor:
     """
     engine, losses = run.engine, []
     for at, micro in enumerate(batch.micro_batches):
+        run.phase.enter("forward")
         tokens = micro.tokens
         if run.model.objective == "next_token":
             # Whole, as it lies in pinned memory: a slice would be copied aside first, and waited for.
             tokens = tokens.to(engine.device, non_blocking=True)
         learned = task(run.model, tokens, run.stream.seed, micro.positions)
         total, by_sequence = engine(*learned, micro.weights)
+        run.phase.enter("backward")
         engine.backward(total * (engine.world_size / batch.sequences), last=at == len(batch.micro_batches) - 1)
         losses.append(by_sequence)
     return torch.cat(losses)[: len(batch.token_hashes)]

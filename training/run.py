@@ -11,6 +11,7 @@ from training.collectives import largest
 from training.config import TrainConfig
 from training.engine import Engine
 from training.ledger import Ledger
+from training.phase import Phase
 from training.run_folder import RunFolder
 from training.signals import Signals
 
@@ -46,6 +47,8 @@ class Run:
     """What callbacks remember from step to step, alike on every rank: a checkpoint holds it, as JSON."""
     ended_by: str | None = None
     """The signal that the run was asked to end with, once all ranks know of it."""
+    phase: Phase = field(default_factory=Phase)
+    """What this rank is doing now."""
 
     @property
     def tokens(self) -> int:

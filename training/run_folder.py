@@ -109,8 +109,15 @@ class RunFolder:
 
     def event(self, event: str, step: int, tokens: int, **details: Any) -> None:
         """Appends a line to events.jsonl."""
-        line = {"time": time.time(), "life": self.life, "event": event, "step": step, "tokens": tokens}
-        self._append("events.jsonl", line | details)
+        self._append("events.jsonl", self._event(event, step, tokens) | details)
+
+    def event_for_rank_0(self, event: str, step: int, tokens: int, **details: Any) -> None:
+        """The same, on a rank that stands in for a rank 0 that hangs."""
+        with (self.path / "events.jsonl").open("a") as file:
+            file.write(json.dumps(self._event(event, step, tokens) | details) + "\n")
+
+    def _event(self, event: str, step: int, tokens: int) -> dict[str, Any]:
+        return {"time": time.time(), "life": self.life, "event": event, "step": step, "tokens": tokens}
 
     def metrics(self, fields: dict[str, Any]) -> None:
         """Appends a line to metrics.jsonl."""

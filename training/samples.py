@@ -38,7 +38,8 @@ class Samples(Callback):
             return
         before = run.tokens - result.tokens
         if before // every < run.tokens // every or run.finished:
-            with_whole_network(run.engine, run.model, lambda network: self._write(run, network))
+            with run.phase.inside("samples"):
+                with_whole_network(run.engine, run.model, lambda network: self._write(run, network))
 
     def _write(self, run: Run, network: GPT) -> None:
         config, end_of_text = self._config, run.stream.vocabulary.end_of_text

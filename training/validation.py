@@ -35,7 +35,8 @@ class Validation(Callback):
             return
         before = run.tokens - result.tokens
         if before // every < run.tokens // every or run.finished:
-            measured = self.measure(run)
+            with run.phase.inside("validation"):
+                measured = self.measure(run)
             if measured is not None:
                 run.fields["validation_loss_by_source"] = measured
 
@@ -59,6 +60,7 @@ class Validation(Callback):
         mine = list(range(rank, windows, world))
         summed, most = 0.0, -(-windows // world)
         for at in range(0, most, micro):
+            run.phase.move()
             if run.is_asked_to_end():
                 return None
             chosen = mine[at : at + micro]

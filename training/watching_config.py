@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from data_pipeline.config_base import Section
+from training.config import Duration
 
 
 class LayersConfig(Section):
@@ -54,3 +55,39 @@ class ProfileConfig(Section):
     )
     steps: int = Field(5, gt=0, description="So many steps; each makes a trace larger, by some MB for a large network.")
     ranks: Literal["first", "all"] = Field("first", description="Whose steps: those of rank 0, or a trace each.")
+
+
+class StragglersConfig(Section):
+    """Ranks that are slower than the others."""
+
+    window: int | None = Field(50, gt=0, description="Steps that are compared at a time; null compares none.")
+    slower_by: float = Field(
+        0.2, gt=0, description="A rank is named whose own time is by more than this share above the median."
+    )
+
+
+class WatchConfig(Section):
+    """The `watch:` section: heartbeats, runs that stand still, slow ranks."""
+
+    heartbeat_every: Duration = Field(10.0, gt=0, description="Time between two heartbeats of a rank.")
+    stall_after: Duration | None = Field(
+        300.0,
+        gt=0,
+        description="A run in which no rank has moved for so long is reported, with all stacks; null reports none. "
+        "Collectives give up after ten minutes by themselves, or the minutes of DEEPSPEED_TIMEOUT.",
+    )
+    then: Literal["report", "end"] = Field(
+        "report", description="After the report: go on waiting, or end all ranks with exit code 1."
+    )
+    stragglers: StragglersConfig = StragglersConfig()
+
+    @model_validator(mode="after")
+    def _hearts_beat_meanwhile(self) -> "WatchConfig":
+        if self.stall_after is not None and self.stall_after < self.heartbeat_every:
+            raise ValueError(
+                f"stall_after {self.stall_after:g} s is shorter than heartbeat_every {self.heartbeat_every:g} s; "
+                "give a shorter heartbeat_every"
+            )
+        if self.stall_after is None and self.then == "end":
+            raise ValueError("then end does nothing without stall_after; give one or leave it out")
+        return self
