@@ -20,9 +20,9 @@ from training.config import (
     SpikesConfig,
     TrainConfig,
     ValidationConfig,
-    ZeroConfig,
 )
 from training.watching_config import LayersConfig, SamplesConfig
+from training.zero_config import ZeroConfig
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -89,6 +89,12 @@ class RunConfig(Section):
                 f"samples do not go with model.objective {self.model.objective}, which restores masked tokens and "
                 "writes no text; leave samples out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _shards_as_asked(self) -> "RunConfig":
+        if problem := self.zero.ignored_in(self.train.precision):
+            raise ValueError(problem)
         return self
 
     def dump(self) -> str:

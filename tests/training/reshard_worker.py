@@ -1,6 +1,7 @@
-"""One rank that takes over a state and hands it on: `reshard_worker.py STAGE PRECISION FROM TO STEPS`.
+"""One rank that takes over a state and hands it on: `reshard_worker.py STAGE PRECISION FROM TO STEPS VARIANT ZERO`.
 
-Without FROM (`-`) it trains `STEPS` steps first. Prints the loss of the first batch after that on rank 0.
+ZERO is JSON, more fields of that section. Without FROM (`-`) it trains `STEPS` steps first. Prints the loss of the
+first batch after that on rank 0.
 """
 
 import json
@@ -15,8 +16,10 @@ from training.engine import leave
 from training.state_files import StateFiles, write
 
 
-def main(stage: int, precision: str, before: str, after: str, steps: int) -> None:
-    engine = built(stage, precision, micro_batch=2)
+def main(
+    stage: int, precision: str, before: str, after: str, steps: int, variant: str = "plain", zero: str = "{}"
+) -> None:
+    engine = built(stage, precision, 2, variant, **json.loads(zero))
     if before == "-":
         for step in range(steps):
             train(engine, step)
@@ -47,4 +50,4 @@ def train(engine, step: int) -> float:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]))
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]), *sys.argv[6:])
