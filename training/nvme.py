@@ -19,6 +19,7 @@ def prepare_nvme(zero: ZeroConfig) -> None:
     Raises InputError where something is missing, before DeepSpeed fails in the middle of building its optimizer.
     """
     from deepspeed.ops.op_builder import AsyncIOBuilder
+    from torch.utils.cpp_extension import _get_build_directory
 
     assert zero.nvme_path is not None
     try:
@@ -28,7 +29,10 @@ def prepare_nvme(zero: ZeroConfig) -> None:
     _find_ninja()
     if shutil.which(os.environ.get("CXX", "g++")) is None or not AsyncIOBuilder().is_compatible(verbose=False):
         raise InputError(f"zero: nvme needs libaio and a C++ compiler: {INSTALL}, or offload to cpu")
-    log.info("nvme: DeepSpeed's module for it is compiled at the first use, which takes some minutes")
+    folder = Path(_get_build_directory(AsyncIOBuilder.NAME, verbose=False))
+    if not (folder / f"{AsyncIOBuilder.NAME}.so").exists():
+        # A process that was killed while it compiled leaves its lock, for which torch waits without a word.
+        log.info("nvme: its module is compiled into %s, some minutes; if nothing happens, remove `lock` there", folder)
     try:
         AsyncIOBuilder().load(verbose=False)
     except (RuntimeError, ImportError, OSError) as error:
