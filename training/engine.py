@@ -245,6 +245,7 @@ class Engine:
         self._engine.step()
         norm = float(self._engine.get_global_grad_norm())
         if veto.answer is None:  # DeepSpeed found a number that is not finite, and left the step out by itself
+            veto.drop_gradients()
             approves(norm)
         self.stepped = bool(veto.answer)
         return norm
