@@ -188,6 +188,7 @@ def refresh_weights(engine: Any) -> None:
     if stage in (1, 2):
         optimizer.update_lp_params()
     if stage == 3:
+        optimizer._partition_all_parameters()  # what is whole, as small parameters are, would not be gathered anew
         for group, home in enumerate(optimizer.fp32_partitioned_groups_flat):
             with in_memory(engine, home):
                 optimizer._reassign_or_swap_out_partitioned_parameters(group)
