@@ -42,6 +42,7 @@ from training.optimizer import build_optimizer
 from training.run import Run
 from training.run_folder import RunFolder
 from training.signals import Signals
+from training.zero_config import ZeroConfig
 
 HERE = Path(__file__).resolve().parent
 N_CTX, STAGE = 128, 1
@@ -61,7 +62,12 @@ def run_of(folder: Path, width: int) -> tuple[Run, Any]:
     network = GPT(model)
     network.initialise(0)
     engine = build_engine(
-        network, build_optimizer(network, config), zero_stage=STAGE, precision="fp32", micro_batch=1, grad_clip=1.0
+        network,
+        build_optimizer(network, config),
+        zero=ZeroConfig(stage=STAGE),
+        precision="fp32",
+        micro_batch=1,
+        grad_clip=1.0,
     )
     data = folder / "data"
     stream = open_stream(DataConfig(path=data, mixture={"a": 1.0}), 1, N_CTX)

@@ -99,8 +99,10 @@ def thalweg(job: Job) -> Build:
 
 def _engine_step(network: nn.Module, optimizer: torch.optim.Optimizer, batch: int, grad_clip: float) -> Step:
     from training.engine import build_engine
+    from training.zero_config import ZeroConfig
 
-    engine = build_engine(network, optimizer, zero_stage=1, precision="bf16", micro_batch=batch, grad_clip=grad_clip)
+    zero = ZeroConfig(stage=1)
+    engine = build_engine(network, optimizer, zero=zero, precision="bf16", micro_batch=batch, grad_clip=grad_clip)
 
     def step(window: Tensor) -> Tensor:
         engine.set_lr(LEARNING["lr"])

@@ -114,7 +114,7 @@ def deepspeed_alone(folder: Path, steps: int) -> None:
     built = build_engine(
         network,
         build_optimizer(network, train),
-        zero_stage=config.zero.stage,
+        zero=config.zero,
         precision=train.precision,
         micro_batch=train.micro_batch,
         grad_clip=train.grad_clip,

@@ -20,9 +20,9 @@ from training.config import (
     SpikesConfig,
     TrainConfig,
     ValidationConfig,
-    ZeroConfig,
 )
 from training.watching_config import LayersConfig, ProfileConfig, SamplesConfig, WatchConfig
+from training.zero_config import ZeroConfig
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -100,6 +100,12 @@ class RunConfig(Section):
             and to.absolute() == (self.folder / "checkpoints").absolute()
         ):
             raise ValueError("checkpoint.copy_to is where the run writes its checkpoints; name another folder")
+        return self
+
+    @model_validator(mode="after")
+    def _shards_as_asked(self) -> "RunConfig":
+        if problem := self.zero.ignored_in(self.train.precision):
+            raise ValueError(problem)
         return self
 
     def dump(self) -> str:

@@ -141,7 +141,7 @@ def train_rank(config: RunConfig, resume: str, signals: Signals) -> None:
     engine = build_engine(
         network,
         build_optimizer(network, config.train),
-        zero_stage=config.zero.stage,
+        zero=config.zero.of_run(config.name),
         precision=config.train.precision,
         micro_batch=config.train.micro_batch,
         grad_clip=config.train.grad_clip,

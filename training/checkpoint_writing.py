@@ -56,10 +56,7 @@ def take(run: Run, describing: Describing) -> Snapshot:
     Raises MemoryError or RuntimeError where there is no room for that.
     """
     engine = run.engine
-    parts = {
-        kind: [Part(each.name, each.shape, each.start, each.values.detach().to("cpu", copy=True)) for each in held]
-        for kind, held in engine.parts().items()
-    }
+    parts = engine.parts(copied=True)
     texts = {}
     if run.stream.texts:
         texts[text_states_file(engine.rank)] = json.dumps(run.progress.text_states)

@@ -133,14 +133,6 @@ class TrainConfig(Section):
         return self
 
 
-class ZeroConfig(Section):
-    """The `zero:` section: what DeepSpeed shards."""
-
-    stage: Literal[0, 1, 2, 3] = Field(
-        1, description="0: nothing; 1: optimizer states; 2: gradients, too; 3: parameters, too."
-    )
-
-
 class SpikesConfig(Section):
     """The `spikes:` section: what becomes of a step whose loss or gradient is no number, or stands out."""
 

@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -22,22 +22,26 @@ from torch.autograd import Variable
 from data_pipeline.errors import InputError
 from model.gpt import GPT
 from training.collectives import talk_over_loopback
+from training.deepspeed_config import Precision, check_machines, deepspeed_config
 from training.fragments import (
     MOMENTS,
     Fragment,
+    by_home,
     dealt,
+    forget_moments,
     fragments,
     gradient,
+    in_memory,
     optimizer_state,
     refresh_weights,
     set_steps,
     steps_taken,
 )
+from training.nvme import prepare_nvme, remove_swapped
 from training.state_files import Part, StateFiles
 from training.tensor_types import said, tensor_types
 from training.veto import Veto
-
-Precision = Literal["bf16", "fp32"]
+from training.zero_config import ZeroConfig
 
 log = logging.getLogger("thalweg.train")
 
@@ -131,65 +135,45 @@ class _CastToBf16(nn.Module):
         self._masters.clear()
 
 
-def deepspeed_config(
-    zero_stage: int, precision: Precision, micro_batch: int, grad_clip: float, *, selective: bool = False
-) -> dict[str, Any]:
-    """DeepSpeed's dictionary. Gradients are accumulated and reduced in fp32 at every stage and precision.
-
-    At stage 0 DeepSpeed is left in fp32 and without clipping. In bf16 it refuses to accumulate in fp32, and its
-    optimizer lets AdamW take a step, decay and all, while it is built; in fp32 it clips without telling the norm.
-
-    At stage 3 it puts a linear layer of its own in the place of torch's, which adds the bias into the product.
-    Selective checkpointing has kept that product and would add the bias twice, so there torch's stays.
-    """
-    config: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": micro_batch,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": grad_clip if zero_stage else 0.0,
-        "communication_data_type": "fp32",
-        "zero_optimization": {"stage": zero_stage},
-        "steps_per_print": None,
-    }
-    if selective:
-        config["zero_optimization"]["memory_efficient_linear"] = False
-    if zero_stage and precision == "bf16":
-        config |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
-    return config
-
-
 def build_engine(
     network: GPT,
     optimizer: torch.optim.Optimizer,
     *,
-    zero_stage: int,
+    zero: ZeroConfig,
     precision: Precision,
     micro_batch: int,
     grad_clip: float,
 ) -> "Engine":
-    """Starts the processes' group where there is none and hands network and optimizer to DeepSpeed."""
+    """Starts the processes' group where there is none and hands network and optimizer to DeepSpeed.
+
+    Raises InputError for what `zero` asks of these machines and they cannot do.
+    """
     _name_rank()
+    check_machines(zero)
     _prepare_deepspeed()
+    if zero.uses_nvme:
+        prepare_nvme(zero)
     # DeepSpeed reads the environment, and the prepared logger and table, while it is imported and started.
     from accelerate import Accelerator, DeepSpeedPlugin
     from deepspeed import DeepSpeedEngine, __version__
 
     selective = network.recompute == "selective"
-    config = deepspeed_config(zero_stage, precision, micro_batch, grad_clip, selective=selective)
+    config = deepspeed_config(zero, precision, micro_batch, grad_clip, selective=selective)
     module: nn.Module = network
     if precision == "bf16":
         _round_to_bf16(network)
-        module = network if zero_stage else _CastToBf16(network)
+        module = network if zero.stage else _CastToBf16(network)
     with _prints_to_log():
         accelerator = Accelerator(deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=config))
         engine, _ = accelerator.prepare(module, optimizer)
     if not isinstance(engine, DeepSpeedEngine):
         raise RuntimeError(f"Accelerate built a {type(engine).__name__} instead of a DeepSpeed engine")
     world, device = engine.world_size, torch.device(engine.device)
-    log.info("engine: DeepSpeed %s, ZeRO stage %d, %d processes on %s", __version__, zero_stage, world, device)
+    log.info("engine: DeepSpeed %s, ZeRO stage %d, %d processes on %s", __version__, zero.stage, world, device)
     log.info("engine: %s", said(tensor_types(engine, network)))
     if device.type == "cpu" and world > 1:
         log.info("engine: gloo reduces; DeepSpeed's all-reduce through shared memory would have to be compiled")
-    return Engine(engine, network, grad_clip if zero_stage == 0 else None)
+    return Engine(engine, network, zero, grad_clip if zero.stage == 0 else None)
 
 
 @torch.no_grad()
@@ -219,8 +203,8 @@ class Engine:
     elsewhere between calls, and at stage 0 in bf16 they are fp32.
     """
 
-    def __init__(self, engine: Any, network: GPT, clip_here: float | None) -> None:
-        self._engine, self.network, self._clip_here = engine, network, clip_here
+    def __init__(self, engine: Any, network: GPT, zero: ZeroConfig, clip_here: float | None) -> None:
+        self._engine, self.network, self._zero, self._clip_here = engine, network, zero, clip_here
         self.rank, self.world_size = int(engine.global_rank), int(engine.world_size)
         self.device = torch.device(engine.device)
         self._fragments = fragments(engine, network)
@@ -265,6 +249,7 @@ class Engine:
         self._engine.step()
         norm = float(self._engine.get_global_grad_norm())
         if veto.answer is None:  # DeepSpeed found a number that is not finite, and left the step out by itself
+            veto.drop_gradients()
             approves(norm)
         self.stepped = bool(veto.answer)
         return norm
@@ -279,6 +264,7 @@ class Engine:
     def close(self) -> None:
         """Ends the processes' group, once all ranks have come here."""
         dist.barrier()
+        remove_swapped(self._zero)
         dist.destroy_process_group()
 
     def set_lr(self, lr: float) -> None:
@@ -286,20 +272,24 @@ class Engine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr * group["lr_multiple"]
 
-    def parts(self) -> dict[str, list[Part]]:
+    def parts(self, *, copied: bool = False) -> dict[str, list[Part]]:
         """Parts of the fp32 `weights` that are this rank's, and of the `moments`, none before the first step.
 
-        Those of all ranks make the whole. They share memory with what is trained.
+        Those of all ranks make the whole. They share memory with what is trained, unless they are to be `copied` to
+        the CPU; what lies on an nvme is always a copy.
         """
         state, mine = optimizer_state(self._engine), self._own_fragments()
-        weights = [Part(each.name, each.shape, each.start, each.of(each.home)) for each in mine]
-        moments = [
-            Part(f"{moment}/{each.name}", each.shape, each.start, each.of(state[each.home][moment]))
-            for each in mine
-            if each.home in state
-            for moment in MOMENTS
-        ]
-        return {"weights": weights, "moments": moments}
+        parts: dict[str, list[Part]] = {"weights": [], "moments": []}
+        for home, held in by_home(mine):
+            with in_memory(self._engine, home) as stays:
+                copies = copied or not stays
+                parts["weights"] += [each.part(each.name, home, copies) for each in held]
+                parts["moments"] += [
+                    each.part(f"{moment}/{each.name}", state[home][moment], copies)
+                    for each in held
+                    for moment in (MOMENTS if home in state else ())
+                ]
+        return parts
 
     def gradients(self) -> list[Part]:
         """Parts of the whole gradient that are this rank's, between the last backward and `step`, before clipping.
@@ -329,11 +319,13 @@ class Engine:
 
         Raises InputError where something is missing.
         """
-        set_steps(self._engine, self._fragments, optimizer_steps)
-        state = optimizer_state(self._engine)
-        for each in self._fragments:
-            stop = each.start + each.numel
-            each.of(each.home).copy_(weights.read(each.name, each.start, stop))
-            for moment in MOMENTS if optimizer_steps else ():
-                each.of(state[each.home][moment]).copy_(moments.read(f"{moment}/{each.name}", each.start, stop))
+        forget_moments(self._engine)
+        for home, held in by_home(self._fragments):
+            with in_memory(self._engine, home, changes=True):
+                state = set_steps(self._engine, home, optimizer_steps) if optimizer_steps else {}
+                for each in held:
+                    stop = each.start + each.numel
+                    each.of(home).copy_(weights.read(each.name, each.start, stop))
+                    for moment in MOMENTS if optimizer_steps else ():
+                        each.of(state[moment]).copy_(moments.read(f"{moment}/{each.name}", each.start, stop))
         refresh_weights(self._engine)

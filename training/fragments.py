@@ -4,13 +4,17 @@ DeepSpeed lays parameters end to end and cuts them between the ranks. So a rank 
 them, flattened: at stage 0 the whole of each.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from training.state_files import Part
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """The names that AdamW and DeepSpeed's forms of it give their moments."""
@@ -34,6 +38,11 @@ class Fragment:
         """The fragment's part [numel] of `home`, or of a moment that is laid out like it; shares its memory."""
         return tensor.detach().view(-1)[self.offset : self.offset + self.numel]
 
+    def part(self, name: str, tensor: Tensor, copied: bool) -> Part:
+        """Of `tensor`, which is laid out like `home`; where it is `copied`, on the CPU."""
+        values = self.of(tensor)
+        return Part(name, self.shape, self.start, values.to("cpu", copy=True) if copied else values)
+
 
 def dealt(fragments: list[Fragment], rank: int, ranks: int) -> list[Fragment]:
     """Those that are `rank`'s where each could be any rank's: about as many numbers for each rank."""
@@ -43,6 +52,43 @@ def dealt(fragments: list[Fragment], rank: int, ranks: int) -> list[Fragment]:
             mine.append(each)
         at += each.numel
     return mine
+
+
+def by_home(fragments: list[Fragment]) -> Iterator[tuple[Tensor, list[Fragment]]]:
+    """Each home once, with what lies in it."""
+    held: dict[int, list[Fragment]] = defaultdict(list)
+    for each in fragments:
+        held[id(each.home)].append(each)
+    for group in held.values():
+        yield group[0].home, group
+
+
+@contextmanager
+def in_memory(engine: Any, home: Tensor, *, changes: bool = False) -> Iterator[bool]:
+    """Brings a home that lies on an nvme, and its moments, into memory meanwhile; yields whether it is there anyway.
+
+    What `changes` is written back. On the nvme, `home` and its moments are empty.
+    """
+    optimizer, group = engine.optimizer, _group_on_nvme(engine.optimizer, home)
+    if group is None:
+        yield True
+        return
+    optimizer._optimizer_states_and_gradient_swap_in(group)
+    try:
+        yield False
+    finally:
+        if changes:
+            optimizer._optimizer_states_and_gradient_swap_out(group)
+        else:
+            optimizer._release_swap_buffers(group)
+
+
+def _group_on_nvme(optimizer: Any, home: Tensor) -> int | None:
+    """The group whose home this is, where DeepSpeed keeps it on an nvme: it leaves groups below 1 MiB in memory."""
+    if not getattr(optimizer, "swap_optimizer", False):
+        return None
+    group = next(at for at, each in enumerate(optimizer.fp32_partitioned_groups_flat) if each is home)
+    return group if optimizer._swappable_optimizer_subgroup(group) else None
 
 
 def fragments(engine: Any, network: nn.Module) -> list[Fragment]:
@@ -91,6 +137,8 @@ def gradient(engine: Any, parameter: Any, fragment: Fragment) -> Tensor:
         found = parameter.grad
     elif stage == 3:
         found = optimizer.get_local_fp32_grad_for_param(parameter)  # filled up at the end of the parameter
+        if getattr(optimizer, "swap_optimizer", False):  # it lies in a buffer that is free again
+            found = found.clone()
     else:
         found = parameter._hp_mapping.get_lp_grad_fragment(parameter._index_in_param_group)
     flat: Tensor = found.detach().view(-1)
@@ -116,16 +164,22 @@ def steps_taken(engine: Any) -> int:
     return max((int(state["step"]) for state in optimizer_state(engine).values()), default=0)
 
 
+def forget_moments(engine: Any) -> None:
+    """Brings the optimizer to where it is before its first step, also what lies on an nvme."""
+    _base(engine).state.clear()
+    if getattr(engine.optimizer, "swap_optimizer", False):
+        engine.optimizer.optimizer_swapper.purge_state()
+
+
 @torch.no_grad()
-def set_steps(engine: Any, fragments: list[Fragment], steps: int) -> None:
-    """Gives the optimizer empty moments and its count of steps; none at all before its first step."""
-    state = _base(engine).state
-    state.clear()
-    for home in {id(each.home): each.home for each in fragments}.values() if steps else ():
-        state[home] = {
-            "step": torch.tensor(float(steps), device=home.device),
-            **{moment: torch.zeros_like(home.detach()) for moment in MOMENTS},
-        }
+def set_steps(engine: Any, home: Tensor, steps: int) -> dict[str, Any]:
+    """Gives the optimizer its count of steps and empty moments for a home that is in memory; returns them."""
+    held = {
+        "step": torch.tensor(float(steps), device=home.device),
+        **{moment: torch.zeros_like(home.detach()) for moment in MOMENTS},
+    }
+    _base(engine).state[home] = held
+    return held
 
 
 def refresh_weights(engine: Any) -> None:
@@ -134,7 +188,10 @@ def refresh_weights(engine: Any) -> None:
     if stage in (1, 2):
         optimizer.update_lp_params()
     if stage == 3:
-        for group in range(len(optimizer.fp32_partitioned_groups_flat)):
-            optimizer._reassign_or_swap_out_partitioned_parameters(group)
+        optimizer._partition_all_parameters()  # what is whole, as small parameters are, would not be gathered anew
+        for group, home in enumerate(optimizer.fp32_partitioned_groups_flat):
+            with in_memory(engine, home):
+                optimizer._reassign_or_swap_out_partitioned_parameters(group)
+        optimizer.invalidate_secondary_tensor()  # the copies of hpz_partition_size
         if optimizer.persistent_parameters:
             optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)

@@ -25,6 +25,15 @@ class Veto:
         """The next step is made if `approves`, asked once with the gradient norm, says so."""
         self._approves, self.answer = approves, None
 
+    def drop_gradients(self) -> None:
+        """Drops the sums of a step that DeepSpeed has left out.
+
+        It does so itself, but not in bf16 with the optimizer on the CPU: there it would add the next ones to them.
+        """
+        if getattr(self._sharded, "cpu_offload", False):
+            for group in self._sharded.averaged_gradients:
+                self._sharded.averaged_gradients[group] = None
+
     def _step_if_approved(self, *arguments: Any, **named: Any) -> Any:
         if self.answer is None:
             norm = float(self._sharded._global_grad_norm)

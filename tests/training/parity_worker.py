@@ -14,6 +14,7 @@ from training.collectives import gather_objects, gather_rows
 from training.compilation import compile_blocks
 from training.config import TrainConfig
 from training.optimizer import build_optimizer
+from training.zero_config import ZeroConfig
 
 MODEL = ModelConfig(n_layer=2, n_head=4, d_model=32, n_ctx=16, vocab_size=64)
 ALTERNATING = MODEL.model_copy(update={"attention": "alternating", "band": 5, "position": "rotary"})
@@ -21,6 +22,7 @@ VARIANTS: dict[str, tuple[ModelConfig, Recompute, bool]] = {
     "plain": (MODEL, "none", False),
     "alternating": (ALTERNATING, "none", False),
     "mup": (MODEL.model_copy(update={"mup_base_width": 16}), "none", False),
+    "wide": (MODEL.model_copy(update={"d_model": 256}), "none", False),
     "every block": (MODEL, 1, False),
     "every second block": (ALTERNATING, 2, False),
     "selective": (ALTERNATING, "selective", False),
@@ -45,8 +47,8 @@ def lr(step: int) -> float:
     return TRAIN.lr * (1 - step / (2 * STEPS))
 
 
-def built(stage: int, precision: str, micro_batch: int, variant: str = "plain"):
-    """The engine of a variant's network."""
+def built(stage: int, precision: str, micro_batch: int, variant: str = "plain", **zero: object):
+    """The engine of a variant's network; `zero` are more fields of that section."""
     from training.engine import build_engine
 
     model, recompute, compiles = VARIANTS[variant]
@@ -55,7 +57,12 @@ def built(stage: int, precision: str, micro_batch: int, variant: str = "plain"):
     compile_blocks(network, compiles, stage)
     optimizer = build_optimizer(network, TRAIN)
     return build_engine(
-        network, optimizer, zero_stage=stage, precision=precision, micro_batch=micro_batch, grad_clip=TRAIN.grad_clip
+        network,
+        optimizer,
+        zero=ZeroConfig(stage=stage, **zero),
+        precision=precision,
+        micro_batch=micro_batch,
+        grad_clip=TRAIN.grad_clip,
     )
 
 
@@ -68,10 +75,10 @@ def dealt(engine, tokens: torch.Tensor, micro_batch: int) -> tuple[Deal, torch.T
     return deal, padded, (torch.arange(deal.slots) < len(mine)).float()
 
 
-def main(stage: int, precision: str, micro_batch: int, variant: str) -> None:
+def main(stage: int, precision: str, micro_batch: int, variant: str, zero: str) -> None:
     from training.engine import leave
 
-    model, engine = VARIANTS[variant][0], built(stage, precision, micro_batch, variant)
+    model, engine = VARIANTS[variant][0], built(stage, precision, micro_batch, variant, **json.loads(zero))
     losses, norms = [], []
     for step in range(STEPS):
         tokens = batch(step)
@@ -99,4 +106,4 @@ def main(stage: int, precision: str, micro_batch: int, variant: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4])
+    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5])

@@ -1,6 +1,7 @@
-"""One rank that takes over a state and hands it on: `reshard_worker.py STAGE PRECISION FROM TO STEPS`.
+"""One rank that takes over a state and hands it on: `reshard_worker.py STAGE PRECISION FROM TO STEPS VARIANT ZERO`.
 
-Without FROM (`-`) it trains `STEPS` steps first. Prints the loss of the first batch after that on rank 0.
+ZERO is JSON, more fields of that section. Without FROM (`-`) it trains `STEPS` steps first. Prints the loss of the
+first batch after that on rank 0.
 """
 
 import json
@@ -15,8 +16,10 @@ from training.engine import leave
 from training.state_files import StateFiles, write
 
 
-def main(stage: int, precision: str, before: str, after: str, steps: int) -> None:
-    engine = built(stage, precision, micro_batch=2)
+def main(
+    stage: int, precision: str, before: str, after: str, steps: int, variant: str = "plain", zero: str = "{}"
+) -> None:
+    engine = built(stage, precision, 2, variant, **json.loads(zero))
     if before == "-":
         for step in range(steps):
             train(engine, step)
@@ -29,6 +32,9 @@ def main(stage: int, precision: str, before: str, after: str, steps: int) -> Non
         Path(after, kind).mkdir(parents=True, exist_ok=True)
         write(Path(after, kind, f"{engine.rank:05d}.safetensors"), parts)
     losses = [train(engine, steps + at) for at in range(3)]
+    # Back to where it was, in the same life: every rank has written before the others' first step was through.
+    engine.restore(StateFiles(Path(after, "weights")), StateFiles(Path(after, "moments")), saved_at)
+    assert [train(engine, steps + at) for at in range(3)] == losses
     if engine.rank == 0:
         Path(after, "steps.json").write_text(json.dumps(saved_at))
         print(json.dumps(losses))
@@ -47,4 +53,4 @@ def train(engine, step: int) -> float:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]))
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]), *sys.argv[6:])

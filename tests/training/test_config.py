@@ -10,7 +10,6 @@ from training.config import (
     NoiseScaleConfig,
     TrainConfig,
     ValidationConfig,
-    ZeroConfig,
 )
 
 LEAST = {"tokens": 1000, "batch_tokens": 10, "lr": 1e-3}
@@ -84,7 +83,6 @@ def test_defaults_are_those_of_the_paper() -> None:
         (TrainConfig, {"grad_clip": -1}),
         (TrainConfig, {"precision": "fp16"}),
         (TrainConfig, {"tokens": 1.5}),
-        (ZeroConfig, {"stage": 4}),
         (KeepConfig, {"last": 0}),
         (CheckpointConfig, {"every_tokens": 0}),
         (ValidationConfig, {"every_tokens": 0}),

@@ -18,9 +18,12 @@ WORKER = Path(__file__).with_name("reshard_worker.py")
 TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2}
 
 
-def reshard(processes: int, stage: int, precision: str, before: Path | None, after: Path) -> list[float]:
+def reshard(
+    processes: int, stage: int, precision: str, before: Path | None, after: Path, variant: str = "plain", **zero: object
+) -> list[float]:
+    """The losses of three steps after a state was taken over and handed on."""
     ranks = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    arguments = [stage, precision, before or "-", after, 5]
+    arguments = [stage, precision, before or "-", after, 5, variant, json.dumps(zero)]
     command = [sys.executable, *ranks, WORKER, *map(str, arguments)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -14,10 +14,24 @@ from processes import environment
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_what_is_refused_or_spoilt_on_one_rank_changes_nothing_on_any(stage: int, precision: str) -> None:
+    assert_changes_only_where_it_should(stage, precision)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "precision"), [(1, "bf16"), (2, "bf16"), (3, "bf16")])
+def test_nor_of_what_is_offloaded(stage: int, precision: str) -> None:
+    assert_changes_only_where_it_should(stage, precision, offload_optimizer="cpu")
+
+
+def assert_changes_only_where_it_should(stage: int, precision: str, **zero: object) -> None:
     worker = Path(__file__).with_name("veto_worker.py")
     torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*torchrun, str(worker), str(stage), precision], env=environment(), capture_output=True, text=True, check=False
+        [*torchrun, str(worker), str(stage), precision, json.dumps(zero)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout.splitlines()[-1])

@@ -35,8 +35,8 @@ def backward(engine, step: int) -> None:
         engine.backward(total * (engine.world_size / len(tokens)), last=part is deal.forwards[-1])
 
 
-def main(stage: int, precision: str) -> None:
-    engine, seen = built(stage, precision, MICRO_BATCH), []
+def main(stage: int, precision: str, zero: str) -> None:
+    engine, seen = built(stage, precision, MICRO_BATCH, **json.loads(zero)), []
     for step, what in enumerate(PLAN):
         before, asked = state(engine), []
 
@@ -66,4 +66,4 @@ def main(stage: int, precision: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])

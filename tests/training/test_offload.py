@@ -1,0 +1,119 @@
+"""Optimizer states and parameters in the host's memory and on a disk, on real processes.
+
+Offloading moves numbers and changes none but by the order in which squares are summed for the gradient norm, where
+gradients are clipped by it: tolerances are those of test_engine.py. What is resumed is equal bit for bit.
+"""
+
+import functools
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from parity_worker import VARIANTS
+from processes import environment, metrics, thalweg, write_run
+from test_elastic import TOLERANCE, assert_equal, reshard
+from test_engine import assert_trains_like_a_plain_loop, run_worker
+
+ON_CPU = {"offload_optimizer": "cpu"}
+ON_DISK = {"offload_optimizer": "nvme", "sub_group_size": 400_000}
+"""Several groups of more than 1 MiB, below which DeepSpeed writes nothing."""
+PARAMETERS_ON_DISK = {"offload_parameters": "nvme", "nvme_buffer": 2**20, "max_parameters_in_cpu": 0}
+
+
+@functools.cache
+def nvme_is_missing() -> str | None:
+    """Why nothing can be offloaded to a disk here. Compiles DeepSpeed's module for it where there is none yet."""
+    asked = (
+        "import sys; from pathlib import Path; from training.engine import _prepare_deepspeed; _prepare_deepspeed();"
+        "from training.nvme import prepare_nvme; from training.zero_config import ZeroConfig;"
+        "prepare_nvme(ZeroConfig(stage=3, offload_optimizer='nvme', nvme_path=Path(sys.argv[1])))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", asked, "."], env=environment(), capture_output=True, text=True, check=False
+    )
+    return None if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+
+
+@pytest.fixture
+def nvme(tmp_path: Path) -> Path:
+    """A folder for what is offloaded."""
+    if missing := nvme_is_missing():
+        pytest.skip(missing)
+    return tmp_path / "nvme"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "precision", "zero"),
+    [
+        (1, "bf16", ON_CPU),
+        (2, "fp32", ON_CPU),
+        (3, "bf16", ON_CPU | {"offload_parameters": "cpu"}),
+    ],
+)
+def test_offloaded_to_the_cpu_every_stage_trains_like_a_plain_loop(stage: int, precision: str, zero: dict) -> None:
+    model = VARIANTS["plain"][0]
+    assert_trains_like_a_plain_loop(precision, run_worker(stage, precision, 2, **zero), model)
+
+
+LAYOUTS = {
+    "fp32": [(2, 3, ON_DISK), (1, 1, ON_CPU), (2, 3, ON_DISK | PARAMETERS_ON_DISK), (2, 2, ON_CPU)],
+    "bf16": [(2, 3, ON_DISK | PARAMETERS_ON_DISK), (1, 1, ON_CPU), (2, 3, ON_DISK)],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_kind_of_offloading_takes_over_what_another_left(tmp_path: Path, nvme: Path, precision: str) -> None:
+    losses, before = [], None
+    for at, (processes, stage, zero) in enumerate(LAYOUTS[precision]):
+        after = tmp_path / str(at)
+        place = {"nvme_path": str(nvme)} if "nvme" in zero.values() else {}
+        losses.append(reshard(processes, stage, precision, before, after, "wide", **zero, **place))
+        if before is not None:
+            assert_equal(before, after)
+            shutil.rmtree(before)
+        before = after
+    for each in losses:
+        assert each == pytest.approx(losses[0], rel=TOLERANCE[precision])
+
+
+@pytest.mark.slow
+def test_a_run_goes_to_a_disk_and_comes_back(tmp_path: Path, nvme: Path) -> None:
+    run = write_run(tmp_path)
+    # 20 steps at stage 3; a process's part of the matrices has more than 1 MiB.
+    fixed = ["model.d_model=320", "train.decay_tokens=1600", "checkpoint.every_tokens=400", "noise_scale.every_steps=2"]
+    fixed.append("layers.every_steps=1")  # which reads each gradient where it lies
+    on_disk = f"zero={{stage: 3, offload_optimizer: nvme, nvme_path: {nvme}, sub_group_size: 500k}}"
+    thalweg("train", run, "zero.stage=3", *fixed, "run_dir=straight", cwd=tmp_path)
+    thalweg("train", run, "zero.stage=3", *fixed, "train.tokens=480", "run_dir=moved", cwd=tmp_path)
+    _, said = thalweg("train", run, on_disk, *fixed, "train.tokens=1040", "run_dir=moved", cwd=tmp_path)
+    assert "zero.offload_optimizer: none -> nvme" in said
+    assert list((nvme / "t").iterdir()) == []  # removed at the end; a run has its own folder
+    thalweg("train", run, "zero={stage: 1, offload_optimizer: cpu}", *fixed, "run_dir=moved", cwd=tmp_path)
+    straight, moved = metrics(tmp_path / "straight"), metrics(tmp_path / "moved")
+    assert [line["data_hash"] for line in moved] == [line["data_hash"] for line in straight]
+    for one, other in zip(straight, moved, strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=TOLERANCE["fp32"])
+        assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+        assert other["grad_norm_by_layer"] == pytest.approx(one["grad_norm_by_layer"], rel=1e-3)
+    assert any("noise_scale" in line for line in moved[7:12])
+
+
+@pytest.mark.slow
+def test_without_a_compiler_the_way_out_is_named_before_anything_starts(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    on_disk = "zero={stage: 3, offload_optimizer: nvme, nvme_path: disk}"
+    _, said = thalweg("train", run, on_disk, cwd=tmp_path, code=2, CXX="no-such-compiler")
+    assert "nvme needs libaio and a C++ compiler: install libaio" in said and "apt-get install libaio-dev g++" in said
+
+
+def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    (tmp_path / "file").write_text("")
+    on_disk = "zero={stage: 3, offload_optimizer: nvme, nvme_path: file}"
+    _, said = thalweg("train", run, on_disk, cwd=tmp_path, code=2)
+    assert "zero.nvme_path: " in said and "name a folder of a local disk" in said
