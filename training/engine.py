@@ -33,6 +33,8 @@ from training.fragments import (
     set_steps,
     steps_taken,
 )
+from training.parallel_config import Place
+from training.sequence_parallel import SplitSequences
 from training.state_files import Part, StateFiles
 from training.veto import Veto
 
@@ -162,8 +164,12 @@ def build_engine(
     precision: Precision,
     micro_batch: int,
     grad_clip: float,
+    sequence: int = 1,
 ) -> "Engine":
-    """Starts the processes' group where there is none and hands network and optimizer to DeepSpeed."""
+    """Starts the processes' group where there is none and hands network and optimizer to DeepSpeed.
+
+    `sequence` ranks share each sequence.
+    """
     _name_rank()
     _prepare_deepspeed()
     # DeepSpeed reads the environment, and the prepared logger and table, while it is imported and started.
@@ -172,12 +178,14 @@ def build_engine(
 
     selective = network.recompute == "selective"
     config = deepspeed_config(zero_stage, precision, micro_batch, grad_clip, selective=selective)
-    module: nn.Module = network
     if precision == "bf16":
         _round_to_bf16(network)
-        module = network if zero_stage else _CastToBf16(network)
     with _prints_to_log():
         accelerator = Accelerator(deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=config))
+        place = Place(dist.get_rank(), dist.get_world_size(), sequence)
+        module: nn.Module = network if sequence == 1 else SplitSequences(network, place)
+        if precision == "bf16" and not zero_stage:
+            module = _CastToBf16(module)
         engine, _ = accelerator.prepare(module, optimizer)
     if not isinstance(engine, DeepSpeedEngine):
         raise RuntimeError(f"Accelerate built a {type(engine).__name__} instead of a DeepSpeed engine")
@@ -185,7 +193,7 @@ def build_engine(
     log.info("engine: DeepSpeed %s, ZeRO stage %d, %d processes on %s", __version__, zero_stage, world, device)
     if device.type == "cpu" and world > 1:
         log.info("engine: gloo reduces; DeepSpeed's all-reduce through shared memory would have to be compiled")
-    return Engine(engine, network, grad_clip if zero_stage == 0 else None)
+    return Engine(engine, network, grad_clip if zero_stage == 0 else None, place)
 
 
 @torch.no_grad()
@@ -215,8 +223,8 @@ class Engine:
     elsewhere between calls, and at stage 0 in bf16 they are fp32.
     """
 
-    def __init__(self, engine: Any, network: GPT, clip_here: float | None) -> None:
-        self._engine, self.network, self._clip_here = engine, network, clip_here
+    def __init__(self, engine: Any, network: GPT, clip_here: float | None, place: Place) -> None:
+        self._engine, self.network, self._clip_here, self.place = engine, network, clip_here, place
         self.rank, self.world_size = int(engine.global_rank), int(engine.world_size)
         self.device = torch.device(engine.device)
         self._fragments = fragments(engine, network)
