@@ -33,8 +33,17 @@ def announce(config: RunConfig, stream: Stream, world_size: int, last_position: 
     )
     for line in _mixture_lines(stream, last_position):
         log.info("  %s", line)
+    if (shared := config.parallel.sequence) > 1:
+        log.info(
+            "layout: %d processes are %d data x %d sequence: each computes %d of a sequence's %d positions",
+            world_size,
+            world_size // shared,
+            shared,
+            stream.n_ctx // shared,
+            stream.n_ctx,
+        )
     for size in sorted({batch_sequences(train, stream.n_ctx, 0), config.sequences}):
-        _announce_batch(config, Deal(size, world_size, train.micro_batch))
+        _announce_batch(config, Deal(size, world_size // config.parallel.sequence, train.micro_batch))
     log.info("schedule: %s", train.schedule)
     for line in lines(train, stream.n_ctx):
         log.info("  %s", line)
@@ -43,10 +52,11 @@ def announce(config: RunConfig, stream: Stream, world_size: int, last_position: 
 def _announce_batch(config: RunConfig, deal: Deal) -> None:
     is_first = deal.sequences < config.sequences
     log.info(
-        "%s: %d sequences on %d processes, %d forwards of at most %d sequences each, %.1f%% filler",
+        "%s: %d sequences on %d %s, %d forwards of at most %d sequences each, %.1f%% filler",
         "first batch" if is_first else "batch",
         deal.sequences,
         deal.world_size,
+        "processes" if config.parallel.sequence == 1 else "groups of processes",
         len(deal.forwards),
         config.train.micro_batch,
         100 * deal.wasted,

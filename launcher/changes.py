@@ -57,6 +57,7 @@ MEANINGS = {
     "train.compile": Meaning.ANY_TIME,
     "train.init_from": Meaning.ANY_TIME,
     "zero": Meaning.ANY_TIME,
+    "parallel": Meaning.ANY_TIME,
     "checkpoint": Meaning.ANY_TIME,
     "validation": Meaning.ANY_TIME,
     "metrics": Meaning.ANY_TIME,

@@ -21,6 +21,7 @@ from training.config import (
     TrainConfig,
     ValidationConfig,
 )
+from training.parallel_config import ParallelConfig
 from training.watching_config import LayersConfig, ProfileConfig, SamplesConfig, WatchConfig
 from training.zero_config import ZeroConfig
 
@@ -37,6 +38,7 @@ class RunConfig(Section):
     data: DataConfig
     train: TrainConfig
     zero: ZeroConfig = ZeroConfig()
+    parallel: ParallelConfig = ParallelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     validation: ValidationConfig = ValidationConfig()
     metrics: MetricsConfig = MetricsConfig()
@@ -106,6 +108,17 @@ class RunConfig(Section):
     def _shards_as_asked(self) -> "RunConfig":
         if problem := self.zero.ignored_in(self.train.precision):
             raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
+    def _splits_evenly(self) -> "RunConfig":
+        self.parallel.check_network(self.model)
+        for section, takes in (("noise_scale", "gradients"), ("layers", "queries and keys")):
+            if self.parallel.sequence > 1 and getattr(self, section).every_steps:
+                raise ValueError(
+                    f"{section}.every_steps does not go with parallel.sequence: it takes {takes} of whole sequences, "
+                    "of which a process has a part only; leave one of them out"
+                )
         return self
 
     def dump(self) -> str:

@@ -56,7 +56,7 @@ class Order:
 def begun_anew(old: Old, config: RunConfig) -> Order:
     """The order of data from its first position on."""
     n_ctx = config.model.n_ctx
-    stream = open_stream(config.data, config.seed, n_ctx, world_size=old.manifest.world_size)
+    stream = open_stream(config.data, config.seed, n_ctx, world_size=old.manifest.readers)
     return Order(stream, StreamState(), begin(stream.identity, n_ctx), {})
 
 
@@ -70,7 +70,7 @@ def continued(old: Old, config: RunConfig) -> Order:
     before.close()
     position = old.progress.stream.position
     here = _origin_at(position, before)
-    layout = (config.seed, config.model.n_ctx, 0, old.manifest.world_size)
+    layout = (config.seed, config.model.n_ctx, 0, old.manifest.readers)
     stream = open_stream(config.data, *layout, old.origin)
     end = stream.schedule.end
     ended = end is not None and end.position < position
@@ -92,7 +92,7 @@ def _opened(old: Old, config: RunConfig) -> Stream:
     Raises InputError where its data are gone or are others now.
     """
     assert old.config is not None
-    layout = (old.config.seed, old.config.model.n_ctx, 0, old.manifest.world_size, old.origin)
+    layout = (old.config.seed, old.config.model.n_ctx, 0, old.manifest.readers, old.origin)
     reason = "other data are there now"
     for data in (moved(old.config.data, config.data), old.config.data):
         try:

@@ -82,7 +82,8 @@ def batch_of(run_dir: Path, step: int) -> Batch:
     begun = _begun(run_dir, step)
     config = load_run(run_dir / "config.yaml")
     origin = read_origin(begun.get("origin"))
-    stream = open_stream(config.data, config.seed, config.model.n_ctx, world_size=begun["processes"], origin=origin)
+    readers = begun["processes"] // begun.get("sharing", 1)
+    stream = open_stream(config.data, config.seed, config.model.n_ctx, world_size=readers, origin=origin)
     try:
         if begun["data"] != stream.identity:
             raise InputError(

@@ -89,9 +89,11 @@ def _other_data(
 ) -> list[str]:
     """What is not as it was among the data, and in the order of what was read already."""
     saved = CheckpointManifest.load(folder)
-    if stream.texts and saved.world_size != world_size:
+    before, now = saved.readers, world_size // config.parallel.sequence
+    if stream.texts and before != now:
+        shared = ", those that share sequences being one" if now < world_size else ""
         names = ", ".join(stream.texts)
-        return [f"number of processes ({saved.world_size}, now {world_size}), each of which has its place in {names}"]
+        return [f"number of processes ({before}, now {now}{shared}), each of which has its place in {names}"]
     if stream.identity != saved.data_manifest:
         where = _places(config.data)
         return [f"data.path or data.sources ({where}: other data, or other sources, than the run began with)"]

@@ -33,10 +33,11 @@ def check_run(config: RunConfig, resume: str, world_size: int) -> tuple[Stream, 
     check_installed(config.metrics.trackers, "metrics.")
     from training.checkpoint import origin_of
 
+    place = config.parallel.place(int(os.environ.get("RANK", "0")), world_size)
     ensure_prepared(config.data)
     folder = choose(config, resume)
-    rank, origin = int(os.environ.get("RANK", "0")), origin_of(folder) if folder else None
-    stream = open_stream(config.data, config.seed, config.model.n_ctx, rank, world_size, origin)
+    origin = origin_of(folder) if folder else None
+    stream = open_stream(config.data, config.seed, config.model.n_ctx, place.data_rank, place.data_size, origin)
     if stream.texts and "rollback" in (config.spikes.not_finite, config.spikes.outlier):
         raise InputError(
             f"spikes: rollback leaves out places in the order of data, which {', '.join(stream.texts)}, read as text, "
@@ -145,9 +146,11 @@ def train_rank(config: RunConfig, resume: str, signals: Signals) -> None:
         precision=config.train.precision,
         micro_batch=config.train.micro_batch,
         grad_clip=config.train.grad_clip,
+        sequence=config.parallel.sequence,
     )
     run_folder = RunFolder(config.folder, writes=engine.rank == 0, takeover_after=config.checkpoint.takeover_after)
-    run = Run(config.train, model, engine, stream, Ledger(stream, engine.device), run_folder, signals, phase=phase)
+    ledger = Ledger(stream, engine.device, engine.place.counts)
+    run = Run(config.train, model, engine, stream, ledger, run_folder, signals, phase=phase)
     describing = checkpoint.Describing(
         model, config.dump(), stream.vocabulary.json, config.zero.stage, config.train.precision
     )

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
@@ -105,6 +105,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, seen: Visible) -> Tensor:
     if seen.documents is not None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=seen.mask(q.shape[-2], q.device))
     return F.scaled_dot_product_attention(q, k, v, is_causal=seen.causal)
+
+
+class Core(nn.Module):
+    """`attend` as a part of its own, without weights, that others can be put around."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, seen: Visible) -> Tensor:
+        """Attention of queries, keys and values, each B H T D, over what each position sees: B H T D."""
+        return attend(q, k, v, seen)
 
 
 def block_local(q: Tensor, k: Tensor, v: Tensor, seen: Visible) -> Tensor:

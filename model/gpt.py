@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.attention import Visible, attend, visible
+from model.attention import Core, Visible, visible
 from model.cache import Cache, LayerCache
 from model.checkpointing import Recompute, run_block
 from model.config import ModelConfig
@@ -21,6 +21,8 @@ from model.mup import deviation_multiple, output_multiple
 from model.positions import rotate, rotations, sinusoids
 
 Rotation = tuple[Tensor, Tensor]
+WHOLE = slice(None)
+"""All positions of a sequence."""
 
 
 class Attention(nn.Module):
@@ -30,6 +32,7 @@ class Attention(nn.Module):
         super().__init__()
         self.n_head = config.n_head
         self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=config.has_qkv_bias)
+        self.core: nn.Module = Core()
         self.out = nn.Linear(config.d_model, config.d_model)
 
     def forward(self, x: Tensor, seen: Visible, rotation: Rotation | None, cache: Cache | None) -> Tensor:
@@ -37,7 +40,7 @@ class Attention(nn.Module):
         q, k, v = self.heads(self.qkv(x), rotation)
         if cache is not None:
             cache.keep(k, v)
-        return self._joined(attend(q, k, v, seen))
+        return self._joined(self.core(q, k, v, seen))
 
     def step(self, x: Tensor, rotation: Rotation | None, cache: Cache, layer: LayerCache) -> Tensor:
         """B 1 D to B 1 D for one more token of each sequence."""
@@ -120,16 +123,19 @@ class GPT(nn.Module):
                 parameter.fill_(float("norm" in name and name.endswith("weight")))
         self.token_embedding.weight[self.config.vocab_size + (self.config.objective == "denoise") :] = 0
 
-    def hidden(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
-        """The last hidden states B T D of token ids B T; `cache` keeps what goes on from them needs."""
+    def hidden(self, tokens: Tensor, cache: Cache | None = None, part: slice = WHOLE) -> Tensor:
+        """The last hidden states B T D of token ids B T; `cache` keeps what goes on from them needs.
+
+        Of the positions of a `part` alone where the attentions' cores know the others.
+        """
         config, length, device = self.config, tokens.shape[1], tokens.device
-        positions = torch.arange(length, device=device)
+        positions = torch.arange(length, device=device)[part]
         documents = self.documents(tokens)
         seen = {
             band: visible(config.causal, band, documents, length, device, may_compile=cache is None)
             for band in {config.band_of(layer) for layer in range(config.n_layer)}
         }
-        x, rotation = self._embed(tokens, positions), self._rotation(positions)
+        x, rotation = self._embed(tokens[:, part], positions), self._rotation(positions)
         for layer, block in enumerate(self.blocks):
             x = run_block(block, layer, self.recompute, x, seen[config.band_of(layer)], rotation, cache)
         return self._scaled_norm(x)
@@ -201,13 +207,17 @@ class GPT(nn.Module):
         hidden = self.hidden(inputs)
         if places is not None:
             hidden = hidden.gather(1, places.unsqueeze(-1).expand(-1, -1, self.config.d_model))
-        count = targets.shape[1]
         per_sequence = torch.ones(len(inputs), device=inputs.device) if weights is None else weights
+        total, losses = self.losses(hidden, targets, per_sequence[:, None].expand_as(targets))
+        return total / targets.shape[1], losses.mean(dim=1)
+
+    def losses(self, hidden: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum of weights B K times losses, to be differentiated, and the losses B K: of hidden states B K D."""
         total, losses = linear_cross_entropy(
             hidden.flatten(0, 1),
             self.token_embedding.weight,
             targets.flatten(),
-            per_sequence.repeat_interleave(count),
+            weights.flatten(),
             self.config.vocab_size,
         )
-        return total / count, losses.view(-1, count).mean(dim=1)
+        return total, losses.view_as(targets)

@@ -52,10 +52,17 @@ class CheckpointManifest(BaseModel):
     step: int = 0
     tokens: int = 0
     world_size: int = 1
+    sharing: int = 1
+    """Ranks that shared each sequence."""
     zero_stage: int = 0
     precision: str = "fp32"
     data_manifest: str = ""
     files: dict[str, FileEntry]
+
+    @property
+    def readers(self) -> int:
+        """By how many the data were read, ranks that shared sequences counted once: each has a place in texts."""
+        return self.world_size // self.sharing
 
     @staticmethod
     def load(folder: Path) -> "CheckpointManifest":
@@ -155,7 +162,7 @@ def load(run: Run, folder: Path) -> None:
     state, run.progress = read_progress(folder)
     run.engine.restore(StateFiles(folder / "weights"), StateFiles(folder / "moments"), state["optimizer_steps"])
     if run.stream.texts and any(name.startswith("texts/") for name in manifest.files):
-        path = folder / text_states_file(run.engine.rank)
+        path = folder / text_states_file(run.engine.place.data_rank)
         if not path.exists():
             raise InputError(
                 f"{path}: is missing: sources that are read as text go on with as many processes as before"
@@ -241,9 +248,9 @@ def write_weights_only(
     write_whole(folder / "manifest.json", manifest.model_dump_json(indent=1))
 
 
-def text_states_file(rank: int) -> str:
-    """Name of the file that says where a rank stands in sources that are read as text."""
-    return f"texts/{rank:05d}.json"
+def text_states_file(data_rank: int) -> str:
+    """Name of the file that says where a rank, and those that share its sequences, stand in texts that are read."""
+    return f"texts/{data_rank:05d}.json"
 
 
 def folder_of(run_dir: Path, step: int) -> Path:

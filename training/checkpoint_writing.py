@@ -58,14 +58,15 @@ def take(run: Run, describing: Describing) -> Snapshot:
     engine = run.engine
     parts = engine.parts(copied=True)
     texts = {}
-    if run.stream.texts:
-        texts[text_states_file(engine.rank)] = json.dumps(run.progress.text_states)
+    if run.stream.texts and engine.place.counts:
+        texts[text_states_file(engine.place.data_rank)] = json.dumps(run.progress.text_states)
     if engine.rank == 0:
         texts |= _descriptions(run, describing)
     manifest = CheckpointManifest(
         step=run.progress.step,
         tokens=run.tokens,
         world_size=engine.world_size,
+        sharing=engine.place.world_size // engine.place.data_size,
         zero_stage=describing.zero_stage,
         precision=describing.precision,
         data_manifest=run.stream.identity,

@@ -26,7 +26,8 @@ def culprits(run: Run, batch: RankBatch, losses: Tensor) -> dict[str, Any]:
         [torch.from_numpy(each) for each in (located.position, located.source, located.epoch, located.window)], dim=1
     )
     kept = losses.detach().double().view(torch.int64)[:, None].cpu()
-    rows = gather_rows(torch.cat([known, kept], dim=1).to(run.engine.device)).cpu()
+    mine = torch.cat([known, kept], dim=1)[: None if run.engine.place.counts else 0]
+    rows = gather_rows(mine.to(run.engine.device)).cpu()
     values = rows[:, 4].contiguous().view(torch.float64)
     order = torch.argsort(values.nan_to_num(torch.inf, torch.inf, torch.inf), descending=True, stable=True).tolist()
     names = run.stream.names

@@ -38,6 +38,8 @@ from training.fragments import (
     steps_taken,
 )
 from training.nvme import prepare_nvme, remove_swapped
+from training.parallel_config import Place
+from training.sequence_parallel import SplitSequences
 from training.state_files import Part, StateFiles
 from training.tensor_types import said, tensor_types
 from training.veto import Veto
@@ -143,10 +145,11 @@ def build_engine(
     precision: Precision,
     micro_batch: int,
     grad_clip: float,
+    sequence: int = 1,
 ) -> "Engine":
     """Starts the processes' group where there is none and hands network and optimizer to DeepSpeed.
 
-    Raises InputError for what `zero` asks of these machines and they cannot do.
+    `sequence` ranks share each sequence. Raises InputError for what `zero` asks of these machines and they cannot do.
     """
     _name_rank()
     check_machines(zero)
@@ -159,12 +162,14 @@ def build_engine(
 
     selective = network.recompute == "selective"
     config = deepspeed_config(zero, precision, micro_batch, grad_clip, selective=selective)
-    module: nn.Module = network
     if precision == "bf16":
         _round_to_bf16(network)
-        module = network if zero.stage else _CastToBf16(network)
     with _prints_to_log():
         accelerator = Accelerator(deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=config))
+        place = Place(dist.get_rank(), dist.get_world_size(), sequence)
+        module: nn.Module = network if sequence == 1 else SplitSequences(network, place)
+        if precision == "bf16" and not zero.stage:
+            module = _CastToBf16(module)
         engine, _ = accelerator.prepare(module, optimizer)
     if not isinstance(engine, DeepSpeedEngine):
         raise RuntimeError(f"Accelerate built a {type(engine).__name__} instead of a DeepSpeed engine")
@@ -173,7 +178,7 @@ def build_engine(
     log.info("engine: %s", said(tensor_types(engine, network)))
     if device.type == "cpu" and world > 1:
         log.info("engine: gloo reduces; DeepSpeed's all-reduce through shared memory would have to be compiled")
-    return Engine(engine, network, zero, grad_clip if zero.stage == 0 else None)
+    return Engine(engine, network, zero, grad_clip if zero.stage == 0 else None, place)
 
 
 @torch.no_grad()
@@ -203,8 +208,9 @@ class Engine:
     elsewhere between calls, and at stage 0 in bf16 they are fp32.
     """
 
-    def __init__(self, engine: Any, network: GPT, zero: ZeroConfig, clip_here: float | None) -> None:
-        self._engine, self.network, self._zero, self._clip_here = engine, network, zero, clip_here
+    def __init__(self, engine: Any, network: GPT, zero: ZeroConfig, clip_here: float | None, place: Place) -> None:
+        self._engine, self.network, self._zero = engine, network, zero
+        self._clip_here, self.place = clip_here, place
         self.rank, self.world_size = int(engine.global_rank), int(engine.world_size)
         self.device = torch.device(engine.device)
         self._fragments = fragments(engine, network)

@@ -43,8 +43,9 @@ class Ledger:
     An entry is made of what was handed to the network, never computed from the stream again.
     """
 
-    def __init__(self, stream: Stream, device: torch.device) -> None:
-        self._names, self._device, self._n_ctx = stream.names, device, stream.n_ctx
+    def __init__(self, stream: Stream, device: torch.device, counts: bool = True) -> None:
+        """A rank whose sequences another one notes, too, does not count."""
+        self._names, self._device, self._n_ctx, self._counts = stream.names, device, stream.n_ctx, counts
         self._schedule = stream.schedule
         self._windows = {source.name: source.windows for source in stream.sources if isinstance(source, Source)}
         self._entries: list[Tensor] = []
@@ -56,7 +57,8 @@ class Ledger:
         """Notes one step of this rank; `losses` [N] are those of its real sequences, on the device."""
         known = np.stack([batch.located.source, batch.located.window, batch.token_hashes], axis=1)
         entry = torch.from_numpy(known.reshape(-1, 3)).to(self._device)
-        self._entries.append(torch.cat([entry, losses.detach().double().view(torch.int64)[:, None]], dim=1))
+        entry = torch.cat([entry, losses.detach().double().view(torch.int64)[:, None]], dim=1)
+        self._entries.append(entry if self._counts else entry[:0])
 
     def settle(self) -> None:
         """Brings the entries of all ranks together, in global order. Every rank must call it."""

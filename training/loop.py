@@ -44,11 +44,11 @@ def train(run: Run, callbacks: Sequence[Callback]) -> None:
 
 def _loader(run: Run) -> Loader:
     """The batches from where the run stands."""
-    engine, n_ctx = run.engine, run.stream.n_ctx
+    place, n_ctx = run.engine.place, run.stream.n_ctx
     sizes = batches(run.config, n_ctx, run.progress.sequences)
     micro_batch = run.config.micro_batch
     return Loader(
-        run.stream, run.progress.stream, sizes, micro_batch, engine.rank, engine.world_size, run.signals.asked
+        run.stream, run.progress.stream, sizes, micro_batch, place.data_rank, place.data_size, run.signals.asked
     )
 
 
@@ -78,7 +78,8 @@ def _step(run: Run, batch: RankBatch, callbacks: Sequence[Callback]) -> StepResu
     def approves(grad_norm: float) -> bool:
         nonlocal loss
         # What is decided on is the same number on every rank, so that none steps on what another one refuses.
-        told = gather_values([float(losses.double().sum()), grad_norm], run.engine.device)
+        mine = float(losses.double().sum()) if run.engine.place.counts else 0.0
+        told = gather_values([mine, grad_norm], run.engine.device)
         loss = sum(summed for summed, _ in told) / batch.sequences
         norm = max(norm for _, norm in told)
         answers = [callback.approves(run, loss, norm) for callback in callbacks]
@@ -107,7 +108,8 @@ def _gradients(run: Run, batch: RankBatch) -> Tensor:
     """Accumulates the gradient of the global batch's mean loss; returns the losses [N] of this rank's sequences.
 
     The engine averages over ranks. A rank's sum is therefore divided by the sequences of the whole batch and
-    multiplied by the number of ranks, so that every sequence weighs the same however they were dealt.
+    multiplied by the number of ranks, so that every sequence weighs the same however they were dealt. Of ranks that
+    share sequences, each has the sum of its own positions' share.
     """
     engine, losses = run.engine, []
     for at, micro in enumerate(batch.micro_batches):

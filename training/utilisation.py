@@ -75,10 +75,10 @@ class Utilisation:
 
     def count(self, run: Run, result: StepResult) -> None:
         """Takes a step in."""
-        n_ctx, world = run.stream.n_ctx, run.engine.world_size
-        deal = Deal(result.tokens // n_ctx, world, run.config.micro_batch)
+        n_ctx, size = run.stream.n_ctx, run.engine.place.data_size
+        deal = Deal(result.tokens // n_ctx, size, run.config.micro_batch)
         self._tokens += result.tokens
-        self._computed_tokens += deal.slots * world * n_ctx
+        self._computed_tokens += deal.slots * size * n_ctx
 
     def take(self, run: Run, seconds: float) -> dict[str, float]:
         """`mfu` and `hfu` over the `seconds` since they were last taken; nothing without a peak."""

@@ -56,9 +56,9 @@ class Validation(Callback):
 
     def _loss(self, run: Run, source: Source, windows: int) -> float | None:
         """Every rank runs the same number of forwards, since a sharded network gathers its weights in each."""
-        rank, world, micro = run.engine.rank, run.engine.world_size, run.config.micro_batch
-        mine = list(range(rank, windows, world))
-        summed, most = 0.0, -(-windows // world)
+        place, micro = run.engine.place, run.config.micro_batch
+        mine = list(range(place.data_rank, windows, place.data_size))
+        summed, most = 0.0, -(-windows // place.data_size)
         for at in range(0, most, micro):
             run.phase.move()
             if run.is_asked_to_end():
@@ -70,7 +70,8 @@ class Validation(Callback):
                 source.read(np.array(chosen), tokens, np.arange(len(chosen)))
             filler = [0] * (len(tokens) - len(chosen))
             _, losses = run.engine(*task(run.model, torch.from_numpy(tokens), run.stream.seed, chosen + filler))
-            summed += float(losses[: len(chosen)].double().sum())
+            if place.counts:
+                summed += float(losses[: len(chosen)].double().sum())
         return (
             float(gather_rows(torch.tensor([[summed]], dtype=torch.float64, device=run.engine.device)).sum()) / windows
         )

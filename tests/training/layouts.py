@@ -1,0 +1,50 @@
+"""A short run on one process, and whether a run in another layout is the same.
+
+Tolerances, relative: fp32 losses 1e-6 and gradient norms 1e-5 over a run; bf16 losses 5e-4 and norms 5e-2, as
+activations have 8 bits and sums are in another order. The data are the same in every step.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from processes import events, metrics, thalweg, write_run
+
+LOSS_TOLERANCE = {"fp32": 1e-6, "bf16": 5e-4}
+NORM_TOLERANCE = {"fp32": 1e-5, "bf16": 5e-2}
+SHORT = [
+    "model.attention=alternating", "model.band=5", "model.position=rotary", "model.document_mask=true",
+    "model.qkv_bias=true", "model.n_head=4", "train.tokens=800", "train.decay_tokens=800",
+    "validation.every_tokens=400", "spikes.threshold=0.1", "spikes.window=8",
+]  # fmt: skip
+"""Ten steps of five sequences, an odd number for two groups of processes; some of which are called spikes."""
+
+
+def train_alone(folder: Path) -> None:
+    """A run in fp32 and in bf16, in folders of these names."""
+    run = write_run(folder)
+    for precision in ("fp32", "bf16"):
+        thalweg("train", run, *SHORT, f"train.precision={precision}", f"run_dir={precision}", cwd=folder)
+
+
+def spikes(run_dir: Path) -> list[tuple]:
+    """Step, positions, sources, and what is told of the worst sequences, in the order of data."""
+    found = []
+    for told in (each for each in events(run_dir) if each["event"] == "spike"):
+        worst = sorted((one["position"], one["source"], one.get("window", -1)) for one in told["sequences"])
+        found.append((told["step"], told["positions"], told["sources"], worst))
+    return found
+
+
+def assert_same(run_dir: Path, other: Path, precision: str) -> None:
+    one, two = metrics(run_dir), metrics(other)
+    assert [line["data_hash"] for line in one] == [line["data_hash"] for line in two] and len(one) >= 10
+    for key, tolerance in (("loss", LOSS_TOLERANCE[precision]), ("grad_norm", NORM_TOLERANCE[precision])):
+        assert [line[key] for line in one] == pytest.approx([line[key] for line in two], rel=tolerance)
+    if precision == "fp32":  # in bf16 what stands out may do so or not by rounding
+        assert spikes(run_dir) == spikes(other) and spikes(other)
+    for line, as_well in zip(one, two, strict=True):
+        assert line["tokens_by_source"] == as_well["tokens_by_source"]
+        assert line["loss_by_source"] == pytest.approx(as_well["loss_by_source"], rel=LOSS_TOLERANCE[precision])
+        if validated := as_well.get("validation_loss_by_source"):  # each life of the other one ends with some, too
+            assert line["validation_loss_by_source"] == pytest.approx(validated, rel=LOSS_TOLERANCE[precision])
