@@ -6,12 +6,17 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from signal import SIGTERM
 from typing import Annotated
 
 import typer
 
 from data_pipeline.errors import InputError
 from training.errors import ASKED_TO_END, AskedToEnd, RunError
+from training.signals import Signals
+
+signals = Signals()
+"""What this process was sent."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -81,9 +86,7 @@ def train(run: RunFile, assignments: Assignments = None, resume: Resume = "auto"
     from launcher.logs import log_to_stderr
     from launcher.orphan import end_with_launcher
     from launcher.train import train_rank
-    from training.signals import Signals
 
-    signals = Signals()
     signals.handle()
     end_with_launcher()
     log_to_stderr(quiet=int(os.environ.get("RANK", "0")) > 0)
@@ -307,8 +310,11 @@ def _run() -> int:
     except KeyboardInterrupt:
         return 130
     except Exception:
-        # A rank that fails because another one did is ended by the launcher meanwhile, and leaves the word to it.
+        # A rank that fails because another one did is told to end by the launcher meanwhile, and leaves the word to it.
+        was_asked = signals.asked()
         time.sleep(1 if "training.engine" in sys.modules else 0)
+        if signals.asked() and not was_asked:
+            return 128 + SIGTERM
         traceback.print_exc()
         return 1
     return 0

@@ -163,6 +163,8 @@ def _write_checkpoint(
         "optimizer_steps": 0 if "optimizer" in reset else old.state["optimizer_steps"],
         "data_hash": order.data_hash,
         "sequences_by_source": order.sequences_by_source,
+        # Of steps that are counted on, and of a loss that goes on.
+        "kept": {} if reset & {"optimizer", "schedule"} else old.state.get("kept", {}),
     }
     written = {
         "state.json": json.dumps(state, indent=1),

@@ -5,7 +5,9 @@ import os
 import signal
 import sys
 import uuid
+from functools import partial
 from types import FrameType
+from typing import NoReturn
 
 import psutil
 import torch
@@ -39,8 +41,9 @@ def launch_here(config: RunConfig, arguments: list[str], processes: int | None, 
         arguments = [*arguments, f"train.init_from={pinned(config).train.init_from}"]
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ[LAUNCHER] = str(os.getpid())
+    handed_on: list[int] = []
     for number in ASKING:
-        signal.signal(number, _hand_on)
+        signal.signal(number, partial(_hand_on, handed_on))
     pass_on(to_all=config.profile.ranks == "all")
     talk_over_loopback()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
@@ -61,26 +64,28 @@ def launch_here(config: RunConfig, arguments: list[str], processes: int | None, 
         # -P: a folder called model/ or training/ where the run is started must not stand in for ours.
         elastic_launch(agent, sys.executable)("-P", "-u", "-m", "launcher.cli", *arguments)
     except ChildFailedError as error:
-        codes = [failure.exitcode for failure in error.failures.values()]
-        if ASKED_TO_END in codes and 2 not in codes:
-            raise AskedToEnd("asked to end: run the same command again to go on") from None
-        if 128 + signal.SIGINT in codes:
-            sys.exit(128 + signal.SIGINT)
-        # What a rank did itself goes before what the others suffered from it: InputError, then a signal.
-        by_cause = sorted(error.failures.items(), key=lambda each: (each[1].exitcode != 2, each[1].exitcode > 0))
-        rank, failure = by_cause[0]
-        if failure.exitcode == 2:
-            sys.exit(2)
-        ended = signal.Signals(-failure.exitcode).name if failure.exitcode < 0 else f"exit code {failure.exitcode}"
-        raise RunError(
-            f"rank {rank} ended with {ended}; its last lines are above; all other ranks were ended"
-        ) from None
+        _end_as({rank: failure.exitcode for rank, failure in error.failures.items()}, bool(handed_on))
     except SignalException as error:
         sys.exit(128 + error.sigval)
 
 
-def _hand_on(number: int, frame: FrameType | None) -> None:
-    """Sends a signal on to the ranks; without any, there is nothing to save."""
+def _end_as(codes: dict[int, int], was_asked: bool) -> NoReturn:
+    """Ends as the ranks did, whose exit codes these are, those of ranks that were ended for another's sake included."""
+    if set(codes.values()) == {ASKED_TO_END} or (was_asked and ASKED_TO_END in codes.values()):
+        raise AskedToEnd("asked to end: run the same command again to go on") from None
+    if was_asked and 128 + signal.SIGINT in codes.values():
+        sys.exit(128 + signal.SIGINT)
+    # What a rank did itself goes before what the others suffered from it: InputError, then a signal.
+    rank, code = min(codes.items(), key=lambda each: (each[1] != 2, each[1] > 0, each[1] == ASKED_TO_END))
+    if code == 2:
+        sys.exit(2)
+    ended = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    raise RunError(f"rank {rank} ended with {ended}; its last lines are above; all other ranks were ended") from None
+
+
+def _hand_on(handed_on: list[int], number: int, frame: FrameType | None) -> None:
+    """Sends a signal on to the ranks, and notes it; without any ranks, there is nothing to save."""
+    handed_on.append(number)
     ranks = [child for child in psutil.Process().children() if "launcher.cli" in child.cmdline()]
     if not ranks:
         raise AskedToEnd(f"{signal.Signals(number).name}: asked to end before any rank was started")

@@ -6,7 +6,8 @@ which nobody can be waited for. Seen is here:
 - the wait for data, and
 - forwards. Below ZeRO stage 3 there is no collective in a forward, and all of it counts. At stage 3 weights are
   gathered between its layers, and ranks that share sequences exchange heads there, so only the insides of the linear
-  layers count then, those of activation checkpointing included. On a GPU it is the device's own time (CUDA events), on a CPU the wall clock's.
+  layers count then, those of activation checkpointing included. On a GPU it is the device's own time (CUDA events),
+  on a CPU the wall clock's.
 
 Not seen are backwards, whose reductions are mixed with waiting, the optimizer's step, and what callbacks do: a machine
 that computes slowly is slow in forwards, too. One gather a window brings the times of all ranks together.

@@ -133,7 +133,7 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(run: Path) ->
     assert "is not finite" in said and "Traceback" not in said
     run_dir = run.parent / "runs" / "t"
     assert not list((run_dir / "checkpoints").glob("step-*"))
-    assert [each["event"] for each in events(run_dir)] == ["start", "error"]
+    assert [each["event"] for each in events(run_dir)] == ["start", "spike", "error"]
 
 
 @pytest.mark.slow
