@@ -25,8 +25,7 @@ from torch.nn import LinearCrossEntropyOptions
 from torch.nn import functional as F
 
 from model.attention import Visible, attend, block_local, visible
-from model.checkpointing import Recompute
-from model.config import ModelConfig
+from model.config import ModelConfig, Recompute
 from model.gpt import GPT
 from model.loss import linear_cross_entropy
 from model.objective import task

@@ -1,13 +1,13 @@
 """Activation checkpointing: what a block keeps for its backward pass and what it computes again."""
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-Recompute = Literal["none", "selective"] | int
+from model.config import Recompute
 
 _aten = torch.ops.aten
 EXPENSIVE = {

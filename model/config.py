@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PRESETS = Path(__file__).resolve().parents[1] / "configs" / "model"
 VOCABULARY_MULTIPLE = 128
+
+Recompute = Literal["none", "selective"] | int
+"""What a backward pass computes again (model/checkpointing.py): nothing, what is cheap, or every k-th block."""
 """Rows of the embedding come in multiples of this: matrix products of odd widths are slow on every device."""
 
 

@@ -1,7 +1,6 @@
 """How large a network is and how much work it does, counted without building it."""
 
-from model.checkpointing import Recompute
-from model.config import ModelConfig
+from model.config import ModelConfig, Recompute
 from model.objective import masked_count
 
 

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from model.attention import Core, Visible, visible
 from model.cache import Cache, LayerCache
-from model.checkpointing import Recompute, run_block
-from model.config import ModelConfig
+from model.checkpointing import run_block
+from model.config import ModelConfig, Recompute
 from model.loss import linear_cross_entropy
 from model.mup import deviation_multiple, output_multiple
 from model.positions import rotate, rotations, sinusoids

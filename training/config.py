@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from data_pipeline.config_base import FilePath, Location, Section
-from model.checkpointing import Recompute
+from model.config import Recompute
 
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model.checkpointing import Recompute
-from model.config import ModelConfig
+from model.config import ModelConfig, Recompute
 from model.gpt import GPT
 from model.objective import task
 

@@ -5,8 +5,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.checkpointing import Recompute
-from model.config import ModelConfig
+from model.config import ModelConfig, Recompute
 from model.counts import computed_flops_per_token, training_flops_per_token
 from model.gpt import GPT
 from model.objective import task

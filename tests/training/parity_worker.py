@@ -6,8 +6,7 @@ import sys
 import torch
 
 from data_pipeline.deal import Deal
-from model.checkpointing import Recompute
-from model.config import ModelConfig
+from model.config import ModelConfig, Recompute
 from model.gpt import GPT
 from model.objective import task
 from training.collectives import gather_objects, gather_rows
