@@ -54,6 +54,7 @@ def fork(name: str, config: RunConfig, reset: frozenset[str]) -> str:
         )
     old = Old.open(name)
     _refuse_what_does_nothing(old, config, reset)
+    _refuse_the_same_copies(old, config)
     refuse_other_network("thalweg fork", old.folder, config.model, SAME_WEIGHTS, same_rows=True)
     ensure_prepared(config.data)
     order = begun_anew(old, config) if "data" in reset else continued(old, config)
@@ -120,6 +121,13 @@ def _refuse_what_does_nothing(old: Old, config: RunConfig, reset: frozenset[str]
             "train.init_from: does nothing in a fork, which begins from its checkpoint; leave it out, or give "
             "train.init_from=null"
         )
+
+
+def _refuse_the_same_copies(old: Old, config: RunConfig) -> None:
+    """Raises InputError where the copies of both runs would lie in one place, under the same names."""
+    to = config.checkpoint.copy_to
+    if to is not None and old.config is not None and str(to) == str(old.config.checkpoint.copy_to):
+        raise InputError(f"checkpoint.copy_to: {to} holds the copies of the old run; name another place, or null")
 
 
 def _refuse_text_of_weights_alone(old: Old, order: Order) -> None:

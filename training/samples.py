@@ -43,6 +43,7 @@ class Samples(Callback):
 
     def _write(self, run: Run, network: GPT) -> None:
         config, end_of_text = self._config, run.stream.vocabulary.end_of_text
+        network.norm.register_forward_pre_hook(lambda *_: run.phase.move())  # a large network takes long for a token
         try:
             written = generate(
                 network,

@@ -243,6 +243,15 @@ def test_what_is_reset_begins_anew_and_the_rest_goes_on(run: Path) -> None:
     assert data == then | begun
 
 
+@pytest.mark.slow
+def test_copies_of_both_runs_may_not_lie_in_one_place(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    thalweg("train", run, "train.tokens=80", "checkpoint.copy_to=copies", cwd=tmp_path)
+    _, said = thalweg("fork", "runs/t@latest", run, "name=f", "checkpoint.copy_to=copies", cwd=tmp_path, code=2)
+    assert "checkpoint.copy_to:" in said and "holds the copies of the old run" in said
+    thalweg("fork", "runs/t@latest", run, "name=f", "checkpoint.copy_to=others", cwd=tmp_path)
+
+
 def test_weights_are_not_written_twice_and_outlive_the_old_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_links(*_: object) -> None:
         raise OSError("not on this file system")
