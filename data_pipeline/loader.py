@@ -219,7 +219,7 @@ class Loader:
 
     def leave_off(self) -> None:
         """Ends the thread when it has read what it is reading: the stream can then be read from elsewhere."""
-        self._read_ahead.close(patience=None)
+        self._read_ahead.leave_off()
 
     def close(self) -> None:
         """Ends the thread, also where it waits for an object store."""

@@ -131,9 +131,10 @@ class PreparedShard:
 
     def documents(self, start: int, stop: int) -> list[Document]:
         """The documents that tokens [start, stop) belong to, with their origins."""
-        if self._documents is None:
-            self._documents = self._with_files(LISTS, self._read_documents)
-        offsets, origins = self._documents
+        listed = self._documents  # of its own: another thread may close the shard meanwhile
+        if listed is None:
+            self._documents = listed = self._with_files(LISTS, self._read_documents)
+        offsets, origins = listed
         first = max(int(np.searchsorted(offsets, start, side="right")) - 1, 0)
         found = origins.slice(first, int(np.searchsorted(offsets, stop)) - first).to_pylist()
         ends = np.append(offsets[first + 1 : first + len(found) + 1], self.tokens)

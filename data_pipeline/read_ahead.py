@@ -75,13 +75,21 @@ class ReadAhead(Generic[T]):
                 if self._interrupted():
                     raise Interrupted from None
 
-    def close(self, patience: float | None = PATIENCE) -> None:
+    def leave_off(self) -> None:
+        """Ends the thread when it has made what it is making, or leaves it alone when `interrupted`."""
+        self._end()
+        while self._thread.is_alive() and not self._interrupted():
+            self._thread.join(POLL)
+
+    def close(self) -> None:
         """Ends the thread; items read ahead are dropped.
 
-        One that waits for what nobody can interrupt, such as a Hub that stopped answering, ends with the process; it is
-        waited for where `patience` is None.
+        One that waits for what nobody can interrupt, such as a Hub that stopped answering, ends with the process.
         """
+        self._end()
+        self._thread.join(PATIENCE)
+
+    def _end(self) -> None:
         self._closed.set()
         while not self._queue.empty():
             self._queue.get_nowait()
-        self._thread.join(patience)

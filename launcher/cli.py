@@ -77,6 +77,7 @@ def prepare(
 @app.command(epilog="Example: thalweg train configs/smoke.yaml train.lr=1e-3")
 def train(run: RunFile, assignments: Assignments = None, resume: Resume = "auto") -> None:
     """Train, as one process or as one rank of a launcher that set RANK and WORLD_SIZE."""
+    signals.handle()
     # Before torch is imported: its CPU memory in huge pages, where the system has them, costs fewer page faults.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     from launcher.profile_signal import hold_back
@@ -87,7 +88,6 @@ def train(run: RunFile, assignments: Assignments = None, resume: Resume = "auto"
     from launcher.orphan import end_with_launcher
     from launcher.train import train_rank
 
-    signals.handle()
     end_with_launcher()
     log_to_stderr(quiet=int(os.environ.get("RANK", "0")) > 0)
     train_rank(load_run(run, assignments), resume, signals)

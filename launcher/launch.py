@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import uuid
+from contextlib import suppress
 from functools import partial
 from types import FrameType
 from typing import NoReturn
@@ -64,30 +65,37 @@ def launch_here(config: RunConfig, arguments: list[str], processes: int | None, 
         # -P: a folder called model/ or training/ where the run is started must not stand in for ours.
         elastic_launch(agent, sys.executable)("-P", "-u", "-m", "launcher.cli", *arguments)
     except ChildFailedError as error:
-        _end_as({rank: failure.exitcode for rank, failure in error.failures.items()}, bool(handed_on))
+        _end_as({rank: failure.exitcode for rank, failure in error.failures.items()}, handed_on)
     except SignalException as error:
         sys.exit(128 + error.sigval)
 
 
-def _end_as(codes: dict[int, int], was_asked: bool) -> NoReturn:
-    """Ends as the ranks did, whose exit codes these are, those of ranks that were ended for another's sake included."""
-    if set(codes.values()) == {ASKED_TO_END} or (was_asked and ASKED_TO_END in codes.values()):
+def _end_as(codes: dict[int, int], handed_on: list[int]) -> NoReturn:
+    """Ends as the ranks did.
+
+    `codes` are their exit codes, those of ranks that ended by themselves first and of those that were ended for their
+    sake after them.
+    """
+    ended = set(codes.values())
+    left_early = {-number for number in handed_on}  # before a rank handles signals they end it
+    if ended == {ASKED_TO_END} or (handed_on and (ASKED_TO_END in ended or ended <= left_early)):
         raise AskedToEnd("asked to end: run the same command again to go on") from None
-    if was_asked and 128 + signal.SIGINT in codes.values():
+    if handed_on and 128 + signal.SIGINT in ended:
         sys.exit(128 + signal.SIGINT)
-    # What a rank did itself goes before what the others suffered from it: InputError, then a signal.
-    rank, code = min(codes.items(), key=lambda each: (each[1] != 2, each[1] > 0, each[1] == ASKED_TO_END))
+    rank, code = min(codes.items(), key=lambda each: each[1] != 2)
     if code == 2:
         sys.exit(2)
-    ended = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    raise RunError(f"rank {rank} ended with {ended}; its last lines are above; all other ranks were ended") from None
+    how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    raise RunError(f"rank {rank} ended with {how}; its last lines are above; all other ranks were ended") from None
 
 
 def _hand_on(handed_on: list[int], number: int, frame: FrameType | None) -> None:
     """Sends a signal on to the ranks, and notes it; without any ranks, there is nothing to save."""
     handed_on.append(number)
-    ranks = [child for child in psutil.Process().children() if "launcher.cli" in child.cmdline()]
-    if not ranks:
+    children = psutil.Process().children()
+    if not children:
         raise AskedToEnd(f"{signal.Signals(number).name}: asked to end before any rank was started")
-    for rank in ranks:
-        rank.send_signal(number)
+    for child in children:
+        with suppress(psutil.Error):  # it may be gone by now
+            if "launcher.cli" in child.cmdline():
+                child.send_signal(number)

@@ -75,10 +75,11 @@ def _was(change: Change, why: str = "") -> str:
 def _other_rate(before: TrainConfig, now: TrainConfig, found: list[Change], tokens: int) -> list[str]:
     """The keys by which the learning rate of what was trained already is another one.
 
-    More tokens may be asked for, also where that moves the end of the decay.
+    More tokens may be asked for, also where that moves the end of the decay; not fewer.
     """
-    given = [each for each in found if each.meaning is Meaning.RATE and each.key != "train.tokens"]
-    longer = TrainConfig.model_construct(**(dict(before) | {"tokens": now.tokens}))
+    is_longer = now.tokens >= before.tokens
+    given = [each for each in found if each.meaning is Meaning.RATE and not (is_longer and each.key == "train.tokens")]
+    longer = TrainConfig.model_construct(**(dict(before) | {"tokens": max(before.tokens, now.tokens)}))
     if not given or same_rate(before, now, tokens) or same_rate(longer, now, tokens):
         return []
     return [_was(each, ", which changes the learning rate so far") for each in given]

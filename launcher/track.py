@@ -17,8 +17,8 @@ def check_installed(kinds: list[str], asked_by: str) -> None:
 
 
 def shown(config: RunConfig) -> dict[str, Any]:
-    """The configuration as trackers may show it to others: `data.storage` may hold keys to an object store."""
-    return config.model_dump(mode="json", exclude={"data": {"storage"}})
+    """The configuration as trackers may show it to others: a `storage` may hold keys to an object store."""
+    return config.model_dump(mode="json", exclude={"data": {"storage"}, "checkpoint": {"storage"}})
 
 
 def track(run_dir: Path, kinds: list[str]) -> str:

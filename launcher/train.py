@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,10 @@ from training.errors import AskedToEnd
 from training.signals import Signals
 
 if TYPE_CHECKING:
-    from training.run import Progress
+    from training.callback import Callback
+    from training.phase import Phase
+    from training.run import Progress, Run
+    from training.run_folder import RunFolder
 
 log = logging.getLogger("thalweg.train")
 
@@ -103,33 +107,46 @@ def train_rank(config: RunConfig, resume: str, signals: Signals) -> None:
 
     Raises AskedToEnd when a signal asked for the end and the run is saved.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     stream, folder, changes = check_run(config, resume, world_size)
     if folder is None:
         config = pinned(config)
-    if int(os.environ.get("RANK", "0")) == 0:
+    if rank == 0:
         announce(config, stream, world_size, last_position(config, progress_at(folder)))
         for change in changes:
             log.info("changed since %s: %s", folder and folder.name, change)
 
     # Importing and starting the engine takes seconds: not before everything else is known to be right.
-    from launcher.features import features
-    from model.gpt import GPT
-    from training import checkpoint
-    from training.collectives import gather_objects
-    from training.compilation import compile_blocks
-    from training.engine import build_engine
-    from training.errors import RunError
-    from training.ledger import Ledger
-    from training.loop import train
-    from training.optimizer import build_optimizer
     from training.phase import Phase
-    from training.run import Run
     from training.run_folder import RunFolder
     from training.watchdog import start_watching
 
     phase = Phase()
-    watching = start_watching(config.watch, config.folder, int(os.environ.get("RANK", "0")), world_size, phase)
+    watching = start_watching(config.watch, config.folder, rank, world_size, phase)
+    # Before the engine, which may write to a disk what another life of this run has there.
+    run_folder = RunFolder(config.folder, writes=rank == 0, takeover_after=config.checkpoint.takeover_after)
+    try:
+        run = _built(config, stream, folder, run_folder, signals, phase)
+        _carry_out(config, resume, folder, run, watching)
+    finally:
+        stream.close()
+        run_folder.close()
+    run.engine.close()
+    if run.ended_by is not None:
+        raise AskedToEnd(f"{run.ended_by}: saved at step {run.progress.step}; run the same command again to go on")
+
+
+def _built(
+    config: RunConfig, stream: Stream, folder: Path | None, run_folder: "RunFolder", signals: Signals, phase: "Phase"
+) -> "Run":
+    """Network, optimizer and engine, with the weights that a run begins from; those of its checkpoint come later."""
+    from model.gpt import GPT
+    from training.compilation import compile_blocks
+    from training.engine import build_engine
+    from training.ledger import Ledger
+    from training.optimizer import build_optimizer
+    from training.run import Run
+
     model = config.model.model_copy(update={"end_of_text": stream.vocabulary.end_of_text})
     network = GPT(model, config.train.activation_checkpointing)
     network.initialise(config.seed)
@@ -142,21 +159,31 @@ def train_rank(config: RunConfig, resume: str, signals: Signals) -> None:
     engine = build_engine(
         network,
         build_optimizer(network, config.train),
-        zero=config.zero.of_run(config.name),
+        zero=config.zero.of_run(config.folder),
         precision=config.train.precision,
         micro_batch=config.train.micro_batch,
         grad_clip=config.train.grad_clip,
         sequence=config.parallel.sequence,
     )
-    run_folder = RunFolder(config.folder, writes=engine.rank == 0, takeover_after=config.checkpoint.takeover_after)
     ledger = Ledger(stream, engine.device, engine.place.counts)
-    run = Run(config.train, model, engine, stream, ledger, run_folder, signals, phase=phase)
+    return Run(config.train, model, engine, stream, ledger, run_folder, signals, phase=phase)
+
+
+def _carry_out(config: RunConfig, resume: str, folder: Path | None, run: "Run", watching: "Sequence[Callback]") -> None:
+    """Goes on from the checkpoint, trains, and says what became of it."""
+    from launcher.features import features
+    from training import checkpoint
+    from training.collectives import gather_objects
+    from training.errors import RunError
+    from training.loop import train
+
+    stream, rank = run.stream, run.engine.rank
     describing = checkpoint.Describing(
-        model, config.dump(), stream.vocabulary.json, config.zero.stage, config.train.precision
+        run.model, config.dump(), stream.vocabulary.json, config.zero.stage, config.train.precision
     )
     try:
-        phase.enter("reading the checkpoint" if folder else "meeting the other ranks")
-        now = choose(config, resume) if engine.rank == 0 else None  # from here on nobody else writes there
+        run.phase.enter("reading the checkpoint" if folder else "meeting the other ranks")
+        now = choose(config, resume) if rank == 0 else None  # from here on nobody else writes there
         told = gather_objects((stream.identity, folder and folder.name, now and now.name))
         _refuse_other_ranks([(identity, name) for identity, name, _ in told])
         _refuse_late_checkpoint(config.folder, *told[0][1:])
@@ -164,13 +191,13 @@ def train_rank(config: RunConfig, resume: str, signals: Signals) -> None:
             checkpoint.load(run, folder)
             log.info("resumed from %s at step %d, %s tokens", folder, run.progress.step, f"{run.tokens:,}")
         if not run.finished:
-            run_folder.describe(config.dump(), engine.world_size)
+            run.folder.describe(config.dump(), run.engine.world_size)
             run.note_beginning("resume" if folder else "start", **({"checkpoint": folder.name} if folder else {}))
-            phase.enter("starting the loop")
-            train(run, [*features(config, describing, run_folder, engine.rank), *watching])
+            run.phase.enter("starting the loop")
+            train(run, [*features(config, describing, run.folder, rank), *watching])
             if run.ended_by is None:
                 seen = run.ledger.statement(run.progress.stream)
-                run_folder.event("end", run.progress.step, run.tokens, seen=seen, data_hash=run.ledger.data_hash)
+                run.folder.event("end", run.progress.step, run.tokens, seen=seen, data_hash=run.ledger.data_hash)
                 log.info("done: %s, metrics in %s", config.folder, config.folder / "metrics.jsonl")
         elif run.tokens >= config.train.tokens:
             log.info("the run has consumed its %s tokens: raise train.tokens to go on", f"{config.train.tokens:,}")
@@ -178,14 +205,8 @@ def train_rank(config: RunConfig, resume: str, signals: Signals) -> None:
             left = end.position - run.progress.stream.position
             log.warning("stopped early: %s; %d sequences are left, less than a batch", end.reason, left)
     except (InputError, RunError, OSError) as error:
-        run_folder.event("error", run.progress.step, run.tokens, reason=str(error))
+        run.folder.event("error", run.progress.step, run.tokens, reason=str(error))
         raise
-    finally:
-        stream.close()
-        run_folder.close()
-    engine.close()
-    if run.ended_by is not None:
-        raise AskedToEnd(f"{run.ended_by}: saved at step {run.progress.step}; run the same command again to go on")
 
 
 def _refuse_other_ranks(opened: list[tuple[str, str | None]]) -> None:

@@ -93,7 +93,8 @@ class Trial:
             f"train.tokens={tokens}",
             *([f"train.decay_tokens={config.train.decay_end}"] if config.train.decays else []),
             *("metrics.every_steps=1", "checkpoint.every=null", f"checkpoint.every_tokens={every}"),
-            "checkpoint.copy_to=null",  # the run's own copies are nothing to go on from, nor to add to
+            # The run's own copies and curves are nothing to go on from, nor to add to.
+            *("checkpoint.copy_to=null", "metrics.tensorboard=false", "metrics.wandb=false"),
         ]
 
     def command(self, layout: Layout, name: str) -> list[str]:

@@ -127,6 +127,7 @@ class AttentionLogits(Callback):
         try:
             with uncompiled(network):
                 for inputs in batch:
+                    run.phase.move()
                     *_, weights = inputs
                     assert weights is not None, "the loop gives a weight to each sequence"
                     watch.rows = weights.nonzero().flatten()  # those without any fill up the forwards

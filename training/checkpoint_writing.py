@@ -141,10 +141,12 @@ def _write(snapshot: Snapshot, partial: Path, rank: int) -> dict[str, FileEntry]
 
 def _finish(manifest: CheckpointManifest, partial: Path, final: Path, when_whole: Callable[[], None]) -> None:
     write_whole(partial / "manifest.json", manifest.model_dump_json(indent=1))
-    if final.exists():
-        remove(final, partial.parent)
     when_whole()  # before it is seen: a run that goes on from it finds the event
+    if is_again := final.exists():
+        final.rename(partial.with_name(f"{final.name}.replaced"))
     partial.replace(final)
+    if is_again:
+        shutil.rmtree(partial.with_name(f"{final.name}.replaced"))
     try:
         to_disk(final.parent)
         write_whole(final.with_name("latest"), final.name + "\n", partial.with_name("latest"))

@@ -17,6 +17,9 @@ from training.fence import Superseded
 from training.keeping import prune
 from training.run import Run
 
+AT_CLOSE = 600.0
+"""Seconds that a run which failed waits for the checkpoint that was being written."""
+
 log = logging.getLogger("thalweg.checkpoint")
 
 
@@ -39,12 +42,14 @@ class Checkpointer(Callback):
         self._time = time.monotonic()
         self._saved_step, self._is_due = run.progress.step, False
         if self._config.copy_to is not None and run.engine.rank == 0:
-            self._copier = Copier(str(self._config.copy_to), self._config.storage, run.folder)
+            self._copier = Copier(
+                str(self._config.copy_to), self._config.storage, run.folder, run.phase.background.move
+            )
             if (newest := latest(run.folder.path)) is not None:
                 self._copier.offer(newest)  # the life before may have been killed before it was copied
 
     def on_rollback(self, run: Run) -> None:
-        self._saved_step, self._is_due = run.progress.step, False
+        self._saved_step, self._is_due, self._failure = run.progress.step, False, None
 
     def on_step(self, run: Run, result: StepResult) -> None:
         self._is_due = self._is_due or self._is_due_by_tokens(run, result.tokens)
@@ -116,7 +121,7 @@ class Checkpointer(Callback):
         try:
             with run.phase.background.inside("writing a checkpoint"):
                 save(snapshot, self._group, whole, run.folder.staging)
-            self._failure = None
+            self._failure, run.checkpoint = None, folder
             if run.engine.rank == 0:
                 log.info("checkpoint %s written in %.1f s", folder, time.monotonic() - began)
             if self._copier is not None:
@@ -132,11 +137,11 @@ class Checkpointer(Callback):
         except (OSError, InputError) as error:
             log.warning("%s: old checkpoints could not be removed: %s", run.folder.checkpoints, error)
 
-    def settle(self) -> None:
-        """Waits until the checkpoint that is being written is whole, or has failed."""
+    def settle(self, patience: float | None = None) -> None:
+        """Waits until the checkpoint that is being written is whole, or has failed, or for so many seconds."""
         if self._writing is not None:
             with self._phase.inside("waiting for a checkpoint to be written"):
-                self._writing.join()
+                self._writing.join(patience)
             self._writing = None
 
     def on_end(self, run: Run) -> None:
@@ -144,10 +149,11 @@ class Checkpointer(Callback):
         if any_rank(run.progress.step != self._saved_step or self._failure is not None, run.engine.device):
             self._save(run)
             self.settle()
-        if self._copier is not None:
-            self._copier.wait()
         if self._config.copy_to is not None:
-            gather_objects(None, self._group)  # in this group, whose patience lasts, the others wait, too
+            with self._phase.inside("waiting for a copy"):
+                if self._copier is not None:
+                    self._copier.wait()
+                gather_objects(None, self._group)  # in this group, whose patience lasts, the others wait, too
         if self._failure is not None:
             raise RunError(
                 f"{run.folder.path}: the last checkpoint could not be written ({self._failure}); make room and run "
@@ -155,7 +161,10 @@ class Checkpointer(Callback):
             )
 
     def on_close(self, run: Run) -> None:
-        """What is under way is brought to its end: a run that failed keeps it. A copy is left to the next life."""
-        self.settle()
+        """What is under way is brought to its end: a run that failed keeps it. A copy is left to the next life.
+
+        Not for ever: where another rank is gone, its part never comes.
+        """
+        self.settle(AT_CLOSE)
         if self._copier is not None:
             self._copier.close()

@@ -64,10 +64,9 @@ class Copies:
                 check()
                 self._remote.remove(f"{folder.name}/manifest.json")
             _all_of(lambda name: self._write(f"{folder.name}/{name}", folder / name, check), entries)
-            self._write(f"{folder.name}/manifest.json", folder / "manifest.json", check)
-        with tempfile.TemporaryDirectory() as scratch:
-            (latest := Path(scratch) / "latest").write_text(folder.name + "\n")
-            self._write("latest", latest, check)
+            # As it was read before: should the run have replaced the folder meanwhile, the next copy will see that.
+            self._write_bytes(f"{folder.name}/manifest.json", manifest, check)
+        self._write_bytes("latest", f"{folder.name}\n".encode(), check)
 
     def fetch(self, name: str, final: Path) -> None:
         """Fetches a checkpoint into a folder that is not there yet, under a hidden name until it is whole.
@@ -108,6 +107,11 @@ class Copies:
     def _read(self, name: str) -> bytes:
         return self._remote.retried(name, lambda: self._remote.read(name))
 
+    def _write_bytes(self, name: str, content: bytes, check: Callable[[], None]) -> None:
+        with tempfile.TemporaryDirectory() as scratch:
+            (path := Path(scratch) / "file").write_bytes(content)
+            self._write(name, path, check)
+
     def _write(self, name: str, path: Path, check: Callable[[], None]) -> None:
         if self._closed.is_set():
             raise ClosedError(f"{self.url(name)}: was no longer wanted")
@@ -130,8 +134,11 @@ def _all_of(work: Callable[[str], None], names: Iterable[str]) -> None:
 class Copier:
     """Copies the newest checkpoint in a thread of rank 0. One that fails is told, and the next one tried."""
 
-    def __init__(self, url: str, storage: Mapping[str, Any], folder: RunFolder) -> None:
-        self._copies, self._folder = Copies(url, storage), folder
+    def __init__(
+        self, url: str, storage: Mapping[str, Any], folder: RunFolder, moved: Callable[[], object] = lambda: None
+    ) -> None:
+        """`moved` is called with each file: a copy that takes long is no stall."""
+        self._copies, self._folder, self._moved = Copies(url, storage), folder, moved
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._current: Path | None = None
@@ -176,10 +183,15 @@ class Copier:
                 checkpoint = self._current = self._waiting
                 self._waiting = None
 
+    def _check(self) -> None:
+        self._moved()
+        self._folder.check()
+
     def _copy(self, checkpoint: Path) -> None:
-        began, url, manifest = time.monotonic(), self._copies.url(checkpoint.name), CheckpointManifest.load(checkpoint)
+        began, url, manifest = time.monotonic(), self._copies.url(checkpoint.name), CheckpointManifest(files={})
         try:
-            self._copies.store(checkpoint, self._folder.check)
+            manifest = CheckpointManifest.load(checkpoint)
+            self._copies.store(checkpoint, self._check)
         except Superseded:
             raise
         except ClosedError:

@@ -36,7 +36,7 @@ BEATS = 12
 GRACE = 5.0
 """Seconds for an orphan of a killed launcher to notice and end."""
 POLL = 0.05
-LINES = ("metrics.jsonl", "events.jsonl")
+LINES = ("metrics.jsonl", "events.jsonl", "samples.jsonl")
 TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 

@@ -16,7 +16,8 @@ def begun_at(run_dir: Path) -> dict[int, int]:
 def lines_of_record(run_dir: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl that the run is built on, in the order of the steps.
 
-    A life that goes on from an earlier step takes back what lives before it did behind that, done again or not yet.
+    A life that goes on from an earlier step takes back what lives before it did behind that, done again or not yet. A
+    rollback within a life takes back what is done again.
     """
     begun = begun_at(run_dir)
     lines = read_lines(run_dir / "metrics.jsonl")

@@ -73,10 +73,10 @@ def _step(run: Run, batch: RankBatch, callbacks: Sequence[Callback]) -> StepResu
     run.ledger.enter(batch, losses)
     for callback in callbacks:
         callback.on_gradients(run, batch, losses)
-    loss = math.nan
+    loss = norm = math.nan
 
     def approves(grad_norm: float) -> bool:
-        nonlocal loss
+        nonlocal loss, norm
         # What is decided on is the same number on every rank, so that none steps on what another one refuses.
         mine = float(losses.double().sum()) if run.engine.place.counts else 0.0
         told = gather_values([mine, grad_norm], run.engine.device)
@@ -86,10 +86,10 @@ def _step(run: Run, batch: RankBatch, callbacks: Sequence[Callback]) -> StepResu
         return math.isfinite(norm) and all(answers)
 
     run.phase.enter("optimizer's step")
-    grad_norm = run.engine.step(approves)
+    run.engine.step(approves)
     done = run.progress
     run.progress = Progress(done.step + 1, done.sequences + batch.sequences, batch.state, batch.text_states)
-    return StepResult(batch.sequences * run.stream.n_ctx, lr, grad_norm, loss, run.engine.stepped)
+    return StepResult(batch.sequences * run.stream.n_ctx, lr, norm, loss, run.engine.stepped)
 
 
 def _is_rolled_back(run: Run, result: StepResult, callbacks: Sequence[Callback]) -> bool:

@@ -16,7 +16,7 @@ class NothingToGoBackToError(Exception):
 
 
 def roll_back(run: Run, window: tuple[int, int], limit: int) -> None:
-    """Brings the run to its last checkpoint, and leaves out the positions of `window` from there on.
+    """Brings the run to the last checkpoint that this life wrote or went on from, leaving out positions of `window`.
 
     The range is on the disk before anything else changes. Every rank must call it, with no checkpoint being written.
     Raises NothingToGoBackToError on all of them where there is no checkpoint, and RunError where the range cannot be
@@ -39,15 +39,14 @@ def _decided(run: Run, window: tuple[int, int], limit: int) -> tuple[Path | None
     """The checkpoint to go back to, once the range is written; or why none can be gone back to."""
     path = run.folder.path
     try:
-        folder = checkpoint.latest(path)
-        if folder is None:
+        folder = run.checkpoint
+        if folder is None or not (folder / "manifest.json").exists():
             return None, None
         position = checkpoint.read_progress(folder)[1].stream.position
         ahead = sum(stop > position for _, stop in skipped.read(path))
         if ahead >= limit:
             return None, f"it went back to {folder.name} {ahead} times already, which is spikes.limit"
-        run.folder.check()
-        skipped.add(path, max(window[0], position), window[1])
+        skipped.add(run.folder, max(window[0], position), window[1])
     except Exception as error:  # the other ranks wait for an answer
         return None, str(error)
     return folder, None

@@ -2,6 +2,7 @@
 
 import signal
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from data_pipeline.stream import Stream, StreamState
@@ -45,6 +46,8 @@ class Run:
     """What callbacks add to the next line of metrics.jsonl."""
     kept: dict[str, Any] = field(default_factory=dict)
     """What callbacks remember from step to step, alike on every rank: a checkpoint holds it, as JSON."""
+    checkpoint: Path | None = None
+    """The last one that this life wrote, or else the one that it went on from."""
     ended_by: str | None = None
     """The signal that the run was asked to end with, once all ranks know of it."""
     phase: Phase = field(default_factory=Phase)

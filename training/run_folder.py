@@ -81,8 +81,7 @@ class RunFolder:
         self._waiting: list[tuple[Path, str]] = []
         if writes:
             self._fence = Fence(path, takeover_after)
-            lives = (each["event"] in ("start", "resume") for each in read_lines(path / "events.jsonl"))
-            self.life = 1 + sum(lives)
+            self.life = 1 + _begun(path)
 
     @property
     def staging(self) -> Path | None:
@@ -99,6 +98,14 @@ class RunFolder:
         if self._writes:
             self._fence.close()
 
+    def replace(self, name: str, text: str) -> None:
+        """Writes a file whole, by way of the staging folder: once that is another life's, nothing changes."""
+        if self._writes:
+            self.check()
+            staging = self._fence.staging
+            is_one_disk = staging.stat().st_dev == self.path.stat().st_dev  # the checkpoints may lie on another
+            write_whole(self.path / name, text, staging / name if is_one_disk else None)
+
     def describe(self, config_yaml: str, world_size: int) -> None:
         """Writes config.yaml and environment.json."""
         if self._writes:
@@ -112,7 +119,9 @@ class RunFolder:
         self._append("events.jsonl", self._event(event, step, tokens) | details)
 
     def event_for_rank_0(self, event: str, step: int, tokens: int, **details: Any) -> None:
-        """The same, on a rank that stands in for a rank 0 that hangs."""
+        """The same, on a rank that stands in for a rank 0 that hangs. Nothing once its life was taken over from."""
+        if _begun(self.path) > self.life:
+            return
         with (self.path / "events.jsonl").open("a") as file:
             file.write(json.dumps(self._event(event, step, tokens) | details) + "\n")
 
@@ -150,6 +159,11 @@ class RunFolder:
             self.check()  # who takes over later leaves this file to us, and goes on in a copy
             # A life that was killed while writing may have left half a line, which must not swallow this one.
             file.write(("\n" if torn else "") + line + "\n")
+
+
+def _begun(path: Path) -> int:
+    """How many lives of a run have begun."""
+    return sum(each["event"] in ("start", "resume") for each in read_lines(path / "events.jsonl"))
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -3,11 +3,15 @@
 A handler only notes the signal. The loop asks for it between batches, validation between its forwards, and waiting for
 data ends with it, so that all ranks leave together at the end of a step, with a checkpoint. While there is nothing to
 save, up to the end of the first step and what is compiled in it, the process leaves where it stands.
+
+A second SIGINT ends the process at once, also where the main thread waits inside of a collective, in which no handler
+of Python's runs: a thread hears of signals by the file that the interpreter writes their numbers to.
 """
 
 import os
 import signal
 import sys
+import threading
 from types import FrameType
 
 from training.errors import AskedToEnd
@@ -29,14 +33,23 @@ class Signals:
 
     def handle(self) -> None:
         """From now on the signals are noted. Of use in the main thread only."""
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        threading.Thread(target=_end_at_second_interrupt, args=(reading,), name="signals", daemon=True).start()
         for number in ASKING:
             signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.received == signal.SIGINT:
-            sys.stderr.write("interrupted twice: leaving at once, nothing more is saved\n")
-            sys.stderr.flush()
-            os._exit(128 + number)
         self.received = self.received or signal.Signals(number)
         if not self.has_to_save:
             raise AskedToEnd(f"{self.received.name}: asked to end before there was anything to save")
+
+
+def _end_at_second_interrupt(reading: int) -> None:
+    interrupts = 0
+    while interrupts < 2:
+        interrupts += os.read(reading, 1) == bytes([signal.SIGINT])
+    sys.stderr.write("interrupted twice: leaving at once, nothing more is saved\n")
+    sys.stderr.flush()
+    os._exit(128 + signal.SIGINT)

@@ -7,9 +7,9 @@ known to a process that is started before the next one is written, or it would r
 import json
 from pathlib import Path
 
-from data_pipeline.durable import write_whole
 from data_pipeline.errors import InputError
 from data_pipeline.stream import StreamState
+from training.run_folder import RunFolder
 
 Ranges = tuple[tuple[int, int], ...]
 """Positions [start, stop) of the stream."""
@@ -28,9 +28,9 @@ def read(run_dir: Path) -> Ranges:
         raise InputError(f'{path}: is no list of skipped ranges; it should read {{"positions": [[5, 9]]}}') from None
 
 
-def add(run_dir: Path, start: int, stop: int) -> None:
+def add(folder: RunFolder, start: int, stop: int) -> None:
     """Adds a decision to the run's; it is on the disk when this returns. Raises OSError where it cannot be."""
-    write_whole(run_dir / NAME, json.dumps({"positions": [*read(run_dir), (start, stop)]}) + "\n")
+    folder.replace(NAME, json.dumps({"positions": [*read(folder.path), (start, stop)]}) + "\n")
 
 
 def leaving_out(state: StreamState, ranges: Ranges) -> StreamState:

@@ -64,8 +64,8 @@ class Spikes(Callback):
         return self._spike is None or self._spike.policy == "warn"
 
     def _judged(self, values: dict[str, float]) -> Spike | None:
-        enough = len(self._kept["loss"]) >= self._config.window // 4
-        scores = {name: robust_z(value, self._kept[name]) if enough else 0.0 for name, value in values.items()}
+        enough = {name for name in JUDGED if len(self._kept[name]) >= self._config.window // 4}
+        scores = {name: robust_z(value, self._kept[name]) if name in enough else 0.0 for name, value in values.items()}
         broken = [name for name, value in values.items() if not math.isfinite(value)]
         far = [name for name, score in scores.items() if score > self._config.threshold]
         if not broken and not far:

@@ -2,9 +2,9 @@
 
 Each tracker keeps, in its folder of the run folder, up to where it got. Whoever opens it, a later life of the run or
 `thalweg track`, goes on from there with what metrics.jsonl has, so that no line comes twice and none is left out.
-Steps that are done again after a kill: TensorBoard is told to forget the earlier ones; W&B forgets nothing, and keeps
-those that it got first. What a dying machine had handed over to W&B and not sent, some seconds' lines, is sent again if
-W&B's server can be asked what it has, and is missing there if it was written offline.
+Steps that are done again after a kill or a rollback: TensorBoard is told to forget the earlier ones; W&B forgets
+nothing, and keeps those that it got first. What a dying machine had handed over to W&B and not sent, some seconds'
+lines, is sent again if W&B's server can be asked what it has, and is missing there if it was written offline.
 """
 
 import json
@@ -40,7 +40,7 @@ class Tracking:
 
         Raises TrackerError where another process has it open, or what the tracker itself raises.
         """
-        self._run_dir, self._folder = run_dir, run_dir / kind
+        self._kind, self._run_dir, self._folder = kind, run_dir, run_dir / kind
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self._folder / ".lock")
         try:
@@ -74,6 +74,14 @@ class Tracking:
             self._send(missing[at : at + 100])
         return len(missing)
 
+    def go_back(self, step: int) -> None:
+        """Forgets what came behind a step, where the tracker can; W&B keeps what it got first."""
+        if self._kind == "tensorboard":
+            self._tracker.finish()
+            self._state["step"] = min(self.step, step)
+            self._keep_state()
+            self._tracker = _tensorboard(self._run_dir, step + 1)
+
     def log(self, line: dict[str, Any]) -> None:
         """Sends a line, unless the tracker has its step."""
         if line["step"] > self.step:
@@ -81,10 +89,16 @@ class Tracking:
 
     def _send(self, lines: list[dict[str, Any]]) -> None:
         # Noted first: what a kill cuts off here is missing rather than there twice.
+        before = dict(self._state)
         self._state |= {"step": lines[-1]["step"], "life": lines[-1]["life"]}
         self._keep_state()
-        for line in lines:
-            self._tracker.log(flat(line), step=line["step"])
+        try:
+            for line in lines:
+                self._tracker.log(flat(line), step=line["step"])
+        except Exception:
+            self._state = before
+            self._keep_state()
+            raise
 
     def abandon(self) -> None:
         """Leaves it to others, as it is."""
@@ -177,6 +191,13 @@ class Trackers(Callback):
         for kind, tracking in list(self._open.items()):
             try:
                 tracking.log({"life": self._life} | line)
+            except Exception as error:
+                self._leave_out(kind, error)
+
+    def on_rollback(self, run: Run) -> None:
+        for kind, tracking in list(self._open.items()):
+            try:
+                tracking.go_back(run.progress.step)
             except Exception as error:
                 self._leave_out(kind, error)
 

@@ -61,7 +61,7 @@ class Validation(Callback):
         summed, most = 0.0, -(-windows // place.data_size)
         for at in range(0, most, micro):
             run.phase.move()
-            if run.is_asked_to_end():
+            if not run.finished and run.is_asked_to_end():  # the last one belongs to a run that is done
                 return None
             chosen = mine[at : at + micro]
             # Always as many rows, though some are filler: each shape would be compiled for itself.

@@ -5,8 +5,10 @@ error here; docs/decisions/0008-sharding.md has the list, docs/sharding.md says 
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
+import xxhash
 from pydantic import Field, model_validator
 
 from data_pipeline.config_base import FilePath, Section
@@ -157,7 +159,7 @@ class ZeroConfig(Section):
         yield from wrong_extras(self.extra)
 
     def _asks_for(self, name: str) -> bool:
-        return bool(getattr(self, name) != type(self).model_fields[name].default)
+        return getattr(self, name) not in (False, type(self).model_fields[name].default)
 
     @property
     def uses_nvme(self) -> bool:
@@ -176,6 +178,9 @@ class ZeroConfig(Section):
             return None
         return f"{' and '.join(asked)}: nothing of it at stage 1 in bf16; take zero.stage 2 or leave it out"
 
-    def of_run(self, name: str) -> "ZeroConfig":
-        """With the run's own folder below `nvme_path`: two runs on one disk would overwrite each other's states."""
-        return self if self.nvme_path is None else self.model_copy(update={"nvme_path": self.nvme_path / name})
+    def of_run(self, run_dir: Path) -> "ZeroConfig":
+        """With a folder below `nvme_path` of this run folder alone: two runs would overwrite each other's states."""
+        if self.nvme_path is None:
+            return self
+        own = f"{run_dir.name}-{xxhash.xxh3_64_hexdigest(str(run_dir.absolute()).encode())[:8]}"
+        return self.model_copy(update={"nvme_path": self.nvme_path / own})

@@ -20,7 +20,7 @@ from launcher.train import check_run
 from model.config import ModelConfig
 from model.gpt import GPT
 from processes import RUN, VOCAB_SIZE, events, kill, metrics, started, thalweg, wait_for, write_run
-from training import checkpoint, skipped
+from training import checkpoint
 from training.state_files import StateFiles
 
 WSD = ["train.schedule=wsd", "train.decay_tokens=8000"]
@@ -107,7 +107,7 @@ def test_a_decay_branch_goes_on_as_the_old_run_did_until_the_rate_falls(run: Pat
 @pytest.mark.slow
 def test_what_the_old_run_left_out_stays_out_while_the_order_is_the_same(run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run.parent, tmp_path / "copy") / run.name
-    skipped.add(copy.parent / "runs" / "t", 60, 65)
+    (copy.parent / "runs" / "t" / "skipped.json").write_text('{"positions": [[60, 65]]}')
     assert state(forked(copy, "same", "train.lr=1e-3"))["skipped"] == [[60, 65]]
     assert state(forked(copy, "mixed", "data.mixture.a=0.9"))["skipped"] == []
 

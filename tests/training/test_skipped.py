@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from data_pipeline.errors import InputError
 from data_pipeline.stream import StreamState
 from training import skipped
+from training.run_folder import RunFolder
 
 RANGE = st.tuples(st.integers(0, 60), st.integers(0, 20)).map(lambda each: (each[0], each[0] + each[1]))
 RANGES = st.lists(RANGE, max_size=8).map(tuple)
@@ -41,9 +42,11 @@ def test_a_state_leaves_out_what_is_decided_and_what_it_left_out_before(
 
 def test_decisions_are_added_in_their_order(tmp_path: Path) -> None:
     assert skipped.read(tmp_path) == ()
-    skipped.add(tmp_path, 5, 9)
-    skipped.add(tmp_path, 9, 12)
-    skipped.add(tmp_path, 0, 2)
+    folder = RunFolder(tmp_path, writes=True)
+    skipped.add(folder, 5, 9)
+    skipped.add(folder, 9, 12)
+    skipped.add(folder, 0, 2)
+    folder.close()
     assert skipped.read(tmp_path) == ((5, 9), (9, 12), (0, 2))
 
 

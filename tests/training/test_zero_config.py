@@ -197,7 +197,7 @@ def test_a_section_survives_being_written_and_read(tmp_path: Path) -> None:
     again.write_text(config.dump())
     assert load_run(again).zero == config.zero
     assert config.zero.sub_group_size == 4_000_000 and config.zero.nvme_path is not None
-    assert config.zero.of_run("one").nvme_path != config.zero.of_run("other").nvme_path
+    assert config.zero.of_run(Path("runs/one")).nvme_path != config.zero.of_run(Path("other/one")).nvme_path
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can quantise")
