@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from training.callback import Callback, StepResult
+from data_pipeline.loader import RankBatch
+from training.callback import Callback
 from training.collectives import gather_rows
 from training.config import DriftConfig
 from training.errors import RunError
@@ -29,16 +30,21 @@ def bit_hash(values: Tensor) -> Tensor:
 
 
 class Drift(Callback):
-    """Compares every few steps, after the optimizer's. At stage 3 no two processes hold the same."""
+    """Compares every few steps, before the optimizer's. At stage 3 no two processes hold the same.
+
+    That is what forward and backward computed with: the optimizer's step gives all processes the same weights again at
+    stages 1 and 2, and a wrong gradient would be all that is left.
+    """
 
     def __init__(self, config: DriftConfig, zero_stage: int) -> None:
         self._every = config.every_steps if zero_stage < 3 else 0
 
-    def on_step(self, run: Run, result: StepResult) -> None:
-        if self._every and run.engine.world_size > 1 and run.progress.step % self._every == 0:
+    def on_gradients(self, run: Run, batch: RankBatch, losses: Tensor) -> None:
+        if self._every and run.engine.world_size > 1 and (run.progress.step + 1) % self._every == 0:
             self._compare(run)
 
     def _compare(self, run: Run) -> None:
+        step = run.progress.step + 1
         named = list(run.engine.network.named_parameters())
         hashes = gather_rows(torch.stack([bit_hash(value) for _, value in named])[None]).cpu()
         different = hashes != hashes.mode(dim=0).values
@@ -48,10 +54,10 @@ class Drift(Callback):
         if 2 * len(ranks) >= len(hashes):  # no majority that says who is right
             ranks = list(range(len(hashes)))
         names = [name for (name, _), here in zip(named, different.any(dim=0).tolist(), strict=True) if here]
-        run.folder.event("drift", run.progress.step, run.tokens, ranks=ranks, parameters=names)
+        run.folder.event("drift", step, run.tokens, ranks=ranks, parameters=names)
         who = "of ranks" if len(ranks) == len(hashes) else "different from those of all others on rank"
         raise RunError(
-            f"{run.folder.path}: step {run.progress.step}: weights that should be equal are not: {names[0]} and "
+            f"{run.folder.path}: step {step}: weights that should be equal are not: {names[0]} and "
             f"{len(names) - 1} others {who} {', '.join(map(str, ranks))}; memory or a link of a machine is faulty: "
             "leave it out, and go on from the last checkpoint, or from an earlier one where that may be affected"
         )

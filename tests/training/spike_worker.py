@@ -1,6 +1,7 @@
-"""`thalweg` with its arguments, in which one rank's gradient becomes no number at some steps.
+"""`thalweg` with its arguments, in which one rank's gradient or weights are spoilt at some steps.
 
-THALWEG_TEST_NAN is `rank:step,step…`; each happens once in a process, counted by how often that step was begun.
+THALWEG_TEST_NAN and THALWEG_TEST_FLIP are `rank:step,step…`; each is done once in a process. The gradient becomes
+no number; a weight gets another lowest bit, before the step's forward.
 """
 
 import os
@@ -11,17 +12,25 @@ import torch
 import training.loop
 from launcher.cli import main
 
-rank, steps = os.environ["THALWEG_TEST_NAN"].split(":")
-planted = {int(step) for step in steps.split(",")} if os.environ.get("RANK", "0") == rank else set()
+
+def planted(name: str) -> set[int]:
+    rank, _, steps = os.environ.get(name, "-:").partition(":")
+    return set(map(int, steps.split(","))) if os.environ.get("RANK", "0") == rank else set()
+
+
+spoilt, flipped = planted("THALWEG_TEST_NAN"), planted("THALWEG_TEST_FLIP")
 compute = training.loop._gradients
 
 
 def gradients(run, batch):
     step = run.progress.step + 1
-    if step not in planted:
-        return compute(run, batch)
-    planted.discard(step)
     weight = next(iter(run.engine.network.parameters()))
+    if step in flipped:
+        flipped.discard(step)
+        weight.data.view(-1)[:1].view(torch.int32).bitwise_xor_(1)
+    if step not in spoilt:
+        return compute(run, batch)
+    spoilt.discard(step)
     hook = weight.register_hook(lambda gradient: torch.full_like(gradient, torch.nan))
     try:
         return compute(run, batch)

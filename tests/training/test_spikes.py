@@ -25,14 +25,16 @@ def of(lines: list[dict], event: str) -> list[dict]:
     return [line for line in lines if line["event"] == event]
 
 
-def planted(*arguments: object, at: str, cwd: Path, processes: int = 2, code: int = 0) -> str:
+def planted(
+    *arguments: object, at: str, cwd: Path, processes: int = 2, code: int = 0, what: str = "THALWEG_TEST_NAN"
+) -> str:
     """A run on processes of its own, in which one rank's gradient is no number `at` rank:step,step…; what it said."""
     worker = Path(__file__).with_name("spike_worker.py")
     torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     done = subprocess.run(
         [*torchrun, str(worker), *map(str, arguments)],
         cwd=cwd,
-        env=environment(THALWEG_TEST_NAN=at),
+        env=environment(**{what: at}),
         capture_output=True,
         text=True,
         check=False,
@@ -195,3 +197,20 @@ def test_text_that_is_read_as_a_stream_cannot_be_gone_back_in(tmp_path: Path) ->
     text = ["data.sources={web: {kind: text, paths: [texts]}}", "data.mixture={a: 0.5, web: 0.5, b: 0, c: 0}"]
     _, said = thalweg("train", run, *text, "spikes.outlier=rollback", cwd=tmp_path, code=2)
     assert "spikes: rollback leaves out places" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "processes", "named"), [(0, 3, "rank 1;"), (1, 3, "rank 1;"), (2, 2, "ranks 0, 1;")])
+def test_a_flipped_bit_in_one_rank_s_weights_ends_the_run(
+    tmp_path: Path, stage: int, processes: int, named: str
+) -> None:
+    run = write_run(tmp_path)
+    layout = [f"zero.stage={stage}", "drift.every_steps=4", *EVERY]
+    flip = {"what": "THALWEG_TEST_FLIP", "processes": processes, "cwd": tmp_path}
+    said = planted("train", run, *layout, at="1:8", code=1, **flip)
+    assert "step 8: weights that should be equal are not: token_embedding.weight" in said and named in said
+    [drift] = of(events(tmp_path / "runs" / "t"), "drift")
+    assert drift["step"] == 8 and drift["parameters"] == ["token_embedding.weight"]
+    assert drift["ranks"] == ([1] if processes == 3 else [0, 1])
+    newest = checkpoint.latest(tmp_path / "runs" / "t")
+    assert newest is not None and newest.name == "step-0000007"

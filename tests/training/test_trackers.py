@@ -1,6 +1,7 @@
 """TensorBoard and W&B of real runs, read back with their own readers, over several lives."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from data_pipeline.errors import InputError
 from launcher.track import check_installed
-from processes import kill, metrics, started, thalweg, wait_for, write_run
+from processes import environment, kill, metrics, started, thalweg, wait_for, write_run
 from tracked import tensorboard, wandb_history
 from training.history import lines_of_record
 from training.trackers import flat
@@ -72,6 +73,19 @@ def test_a_run_is_tracked_whole_whatever_its_lives_did(run: Path) -> None:
     assert_tensorboard_has_all(run_dir)
     ids, history = wandb_history(run_dir)
     assert len(ids) == 1 and history == third | second  # W&B keeps what it got first
+
+
+@pytest.mark.slow
+def test_what_a_rollback_takes_back_is_gone_from_tensorboard(run: Path) -> None:
+    run_dir = run.parent / "runs" / "t"
+    back = ["spikes.not_finite=rollback", "checkpoint.every_tokens=400", "checkpoint.in_background=false"]
+    worker = [sys.executable, "-P", str(Path(__file__).with_name("spike_worker.py")), "train", str(run), *back]
+    spoilt = environment(THALWEG_TEST_NAN="0:9")
+    subprocess.run([*worker, "metrics.tensorboard=true"], cwd=run.parent, env=spoilt, check=True)
+    steps = [line["step"] for line in metrics(run_dir)]
+    assert steps == [*range(1, 9), *range(6, 21)]
+    assert list(expected(run_dir)) == list(range(1, 21))
+    assert_tensorboard_has_all(run_dir)
 
 
 def test_a_tracker_that_fails_harms_no_run(run: Path) -> None:
