@@ -7,6 +7,7 @@ file changes while somebody looks.
 
 import json
 import logging
+import math
 import os
 import platform
 import threading
@@ -121,7 +122,9 @@ class Heartbeat(Callback):
         while not is_last:
             is_last = self._stop.wait(self._every if self._beats else 0)
             self._beats += 1
-            self._write(self.now())
+            last = read(self.run_dir, self.rank)
+            if last is None or (last.life or 0) <= (self._life or math.inf):  # else the run was taken over from
+                self._write(self.now())
 
     def _write(self, beat: Beat) -> None:
         path = path_of(self.run_dir, self.rank)
