@@ -21,7 +21,7 @@ from data_pipeline.opening import open_stream
 from data_pipeline.stream import Stream, StreamState
 from launcher.config import RunConfig, load_run
 from launcher.generate import Sampling, write
-from model import gpt
+from model import attention
 from model.config import ModelConfig
 from model.gpt import GPT
 from model.objective import task
@@ -143,14 +143,14 @@ class Plain:
     @torch.no_grad()
     def attention_logits(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
         """All of them, in fp64."""
-        largest, attend = [], gpt.attend
+        largest, attend = [], attention.attend
 
         def watched(q: Tensor, k: Tensor, v: Tensor, seen: Any) -> Tensor:
             scores = (q @ k.transpose(-1, -2)).abs() / math.sqrt(q.shape[-1])
             largest.append(float(scores.masked_fill(~seen.mask(q.shape[-2], q.device), 0.0).max()))
             return attend(q, k, v, seen)
 
-        monkeypatch.setattr(gpt, "attend", watched)
+        monkeypatch.setattr(attention, "attend", watched)
         tokens = self.last_batch()[:, :-1]
         assert not (tokens == 0).any()
         self.network.double().logits(tokens)
