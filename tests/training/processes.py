@@ -94,8 +94,14 @@ def thalweg(*arguments: object, cwd: Path, code: int = 0, **variables: str) -> t
 
 
 def metrics(run_dir: Path) -> list[dict]:
-    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return whole_lines(run_dir / "metrics.jsonl")
 
 
 def events(run_dir: Path) -> list[dict]:
-    return [json.loads(line) for line in (run_dir / "events.jsonl").read_text().splitlines()]
+    return whole_lines(run_dir / "events.jsonl")
+
+
+def whole_lines(path: Path) -> list[dict]:
+    """The objects of a file that may be written to at this time."""
+    text = path.read_text()
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]

@@ -1,5 +1,6 @@
 """Checkpoints in the background: on a slow disk, on a full one, and which of them stay."""
 
+import re
 import subprocess
 import sys
 from contextlib import contextmanager, suppress
@@ -99,13 +100,13 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole_and_all_ranks_agreeing(tmp
     thalweg(*arguments, "run_dir=roomy", cwd=tmp_path)
     with small_disk(disk, "700k"):
         _, said = thalweg(*arguments, cwd=tmp_path, code=1)
-        assert "step-0000010 could not be written: rank" in said and "No space left" in said
+        # One that is due while the one before is still being written comes a step or so later.
+        assert re.search(r"step-000001[0-4] could not be written: rank .*No space left", said)
         assert "the last checkpoint could not be written" in said and "make room and run again" in said
         told = events(disk / "run")
-        assert [(each["event"], each["step"]) for each in told if each["event"].startswith("checkpoint")][:2] == [
-            ("checkpoint", 5),
-            ("checkpoint_failed", 10),
-        ]
+        saves = [(each["event"], each["step"]) for each in told if each["event"].startswith("checkpoint")]
+        assert saves[0] == ("checkpoint", 5) and {event for event, _ in saves[1:]} == {"checkpoint_failed"}
+        assert 10 <= saves[1][1] < 15
         assert len(metrics(disk / "run")) == 20
         whole = checkpoint.latest(disk / "run")
         assert whole is not None and whole.name == "step-0000005" and checkpoint.verify(whole) == []
