@@ -198,8 +198,8 @@ def test_unknown_key_of_a_run_is_answered_with_the_nearest(write: Any, wrong: st
 
 
 def test_unknown_key_near_none_is_answered_with_all(write: Any) -> None:
-    (line,) = mistakes_of(load_run, write(RUN), ["zero.qqq=1"])
-    assert line == "zero.qqq: is no known key; valid here: stage"
+    (line,) = mistakes_of(load_run, write(RUN), ["drift.qqq=1"])
+    assert line == "drift.qqq: is no known key; valid here: every_steps"
 
 
 @pytest.mark.parametrize(
