@@ -22,6 +22,7 @@ from training.callback import Callback, StepResult
 from training.collectives import largest
 from training.compilation import uncompiled
 from training.run import Run
+from training.run_folder import finite
 from training.watching_config import LayersConfig
 
 SCORES = 2**26
@@ -136,4 +137,4 @@ class AttentionLogits(Callback):
             watch.close()
             network.train()
         most = largest(watch.most.tolist(), run.engine.device)
-        return {f"blocks.{layer}": each if math.isfinite(each) else None for layer, each in enumerate(most)}
+        return {f"blocks.{layer}": finite(each) for layer, each in enumerate(most)}

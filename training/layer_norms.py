@@ -4,8 +4,6 @@ Each rank sums the squares of the parts that it holds, whatever the ZeRO stage, 
 squares of all layers add up to that of `grad_norm`.
 """
 
-import math
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -14,6 +12,7 @@ from data_pipeline.loader import RankBatch
 from training.callback import Callback, StepResult
 from training.engine import Engine
 from training.run import Run
+from training.run_folder import finite
 from training.watching_config import LayersConfig
 
 
@@ -53,6 +52,4 @@ class LayerNorms(Callback):
 
     def on_step(self, run: Run, result: StepResult) -> None:
         if self._norms is not None:
-            run.fields["grad_norm_by_layer"] = {
-                layer: norm if math.isfinite(norm) else None for layer, norm in self._norms.items()
-            }
+            run.fields["grad_norm_by_layer"] = {layer: finite(norm) for layer, norm in self._norms.items()}

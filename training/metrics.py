@@ -1,6 +1,5 @@
 """One line of metrics every few steps, handed to every sink."""
 
-import math
 import resource
 import sys
 import time
@@ -13,6 +12,7 @@ from training.callback import Callback, StepResult
 from training.collectives import largest
 from training.config import MetricsConfig
 from training.run import Run
+from training.run_folder import finite
 from training.utilisation import Utilisation
 
 Sink = Callable[[dict[str, Any]], None]
@@ -60,7 +60,7 @@ class Metrics(Callback):
             "target_share_by_source": run.ledger.target_share_by_source(run.progress.stream),
             "epochs_by_source": run.ledger.epochs_by_source,
             "lr": result.lr,
-            "grad_norm": result.grad_norm if math.isfinite(result.grad_norm) else None,
+            "grad_norm": finite(result.grad_norm),
             **({"steps_left_out": self._left_out} if self._left_out else {}),
             "batch_tokens": result.tokens,
             "tokens_per_second": (run.tokens - self._tokens) / seconds,

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import platform
 import subprocess
@@ -159,6 +160,11 @@ class RunFolder:
             self.check()  # who takes over later leaves this file to us, and goes on in a copy
             # A life that was killed while writing may have left half a line, which must not swallow this one.
             file.write(("\n" if torn else "") + line + "\n")
+
+
+def finite(value: float) -> float | None:
+    """The value, or None, JSON's null, where it is not finite, which JSON has no number for."""
+    return value if math.isfinite(value) else None
 
 
 def _begun(path: Path) -> int:

@@ -20,6 +20,7 @@ from training.errors import RunError
 from training.outliers import robust_z
 from training.rollback import NothingToGoBackToError, roll_back
 from training.run import Run
+from training.run_folder import finite
 
 log = logging.getLogger("thalweg.train")
 
@@ -71,7 +72,7 @@ class Spikes(Callback):
         if not broken and not far:
             return None
         numbers = values | {f"{name}_deviations": score for name, score in scores.items()}
-        measured = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        measured = {name: finite(value) for name, value in numbers.items()}
         policy = self._config.not_finite if broken else self._config.outlier
         return Spike(" and ".join(broken or far), not broken, policy, measured)
 

@@ -12,10 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from model.config import ModelConfig
-from model.gpt import GPT
-from processes import RUN, environment, events, metrics, started, thalweg, wait_for, write_run
-from training import checkpoint
+from processes import environment, events, metrics, started, thalweg, wait_for, write_run, write_untrained
 
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="finds processes through /proc")
 
@@ -50,12 +47,7 @@ def test_help_answers_without_loading_torch(tmp_path: Path) -> None:
 def untrained(run: Path) -> Path:
     """A checkpoint that holds weights alone, of a network that was never trained."""
     folder = run.parent / "untrained"
-    folder.mkdir()
-    model = ModelConfig.model_validate(RUN["model"])
-    network = GPT(model)
-    network.initialise(1)
-    tokenizer = (run.parent / "prepared" / "tokenizer.json").read_text(encoding="utf-8")
-    checkpoint.write_weights_only(folder, model, network.named_parameters(), tokenizer)
+    write_untrained(folder, run, seed=1)
     return folder
 
 

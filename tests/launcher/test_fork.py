@@ -17,9 +17,7 @@ from launcher.config import load_run
 from launcher.fork import fork, read_reset
 from launcher.inspect import batch_of
 from launcher.train import check_run
-from model.config import ModelConfig
-from model.gpt import GPT
-from processes import RUN, VOCAB_SIZE, events, kill, metrics, started, thalweg, wait_for, write_run
+from processes import VOCAB_SIZE, events, kill, metrics, started, thalweg, wait_for, write_run, write_untrained
 from training import checkpoint
 from training.state_files import StateFiles
 
@@ -177,12 +175,7 @@ def test_more_sources_begin_at_their_first_window_and_the_data_hash_goes_on_from
 def test_all_reset_is_the_same_as_beginning_from_the_weights(run: Path) -> None:
     """Of a checkpoint of weights alone, as `thalweg import` writes it."""
     imported = run.parent / "imported"
-    imported.mkdir()
-    model = ModelConfig.model_validate(RUN["model"])
-    network = GPT(model)
-    network.initialise(99)
-    tokenizer = (run.parent / "prepared" / "tokenizer.json").read_text(encoding="utf-8")
-    checkpoint.write_weights_only(imported, model, network.named_parameters(), tokenizer)
+    write_untrained(imported, run, seed=99)
     with pytest.raises(InputError, match=r"holds weights alone.*give --reset optimizer,schedule,data"):
         fork(str(imported), load_run(run, ["run_dir=none"]), read_reset("optimizer"))
     branch = [run, "run_dir=branch", "train.tokens=400"]

@@ -41,6 +41,20 @@ def write_run(folder: Path) -> Path:
     return path
 
 
+def write_untrained(folder: Path, run: Path, seed: int) -> None:
+    """A checkpoint that holds weights alone, as `thalweg import` writes it, of a network that was never trained."""
+    from model.config import ModelConfig
+    from model.gpt import GPT
+    from training.checkpoint import write_weights_only
+
+    folder.mkdir()
+    model = ModelConfig.model_validate(RUN["model"])
+    network = GPT(model)
+    network.initialise(seed)
+    tokenizer = (run.parent / "prepared" / "tokenizer.json").read_text(encoding="utf-8")
+    write_weights_only(folder, model, network.named_parameters(), tokenizer)
+
+
 def command(*arguments: object) -> list[str]:
     return [sys.executable, "-P", "-m", "launcher.cli", *map(str, arguments)]
 
