@@ -4,10 +4,10 @@
     python benchmarks/loop.py --rounds 1 --steps 20          for trying it out
 
 Ours is `thalweg train` as it is: the stream from shards, the hash of what was read, a line of metrics a step, spikes,
-signals, and in each round one checkpoint in the background and one measurement of noise scale and drift, each a
-hundred steps after the last. Theirs is forward, backward and step of the engine that DeepSpeed builds from the same
-network, optimizer and dictionary, on tokens that lie in memory. Held-out losses are work that a bare loop does not do
-at all, and are off. Both wait in processes of their own while the other one trains; the order changes every round.
+signals, and in each round one checkpoint in the background and one measurement of noise scale and drift. Theirs is
+forward, backward and step of the engine that DeepSpeed builds from the same network, optimizer and dictionary, on
+tokens that lie in memory. Held-out losses are work that a bare loop does not do at all, and are off. Both wait in
+processes of their own while the other one trains; the order changes every round.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from stream_data import save_prepared, write_shards
 
 HERE = Path(__file__).resolve().parent
 TARGET = 0.97
-BATCH, MICRO, N_CTX, VOCABULARY = 16, 8, 256, 8192
+BATCH, MICRO, N_CTX, VOCABULARY = 8, 4, 256, 4096
 SIDES = ("thalweg", "DeepSpeed alone")
 
 
@@ -42,7 +42,7 @@ def configuration(folder: Path, steps: int) -> dict[str, Any]:
     return {
         "name": "loop",
         "run_dir": str(folder / "run"),
-        "model": {"n_layer": 6, "n_head": 4, "d_model": 256, "n_ctx": N_CTX, "vocab_size": VOCABULARY},
+        "model": {"n_layer": 4, "n_head": 4, "d_model": 256, "n_ctx": N_CTX, "vocab_size": VOCABULARY},
         "data": {"path": str(folder / "data"), "mixture": {"a": 0.7, "b": 0.3}},
         "train": {
             "tokens": "100G",
@@ -126,7 +126,7 @@ def deepspeed_alone(folder: Path, steps: int) -> None:
     weights = torch.ones(MICRO)
     while True:
         for at in range(forwards):
-            loss, _ = engine(tokens[at, :, :-1], tokens[at, :, 1:], weights)
+            loss, _ = engine(tokens[at, :, :-1], tokens[at, :, 1:], None, weights)
             engine.set_gradient_accumulation_boundary(at == forwards - 1)
             engine.backward(loss / (MICRO * forwards), scale_wrt_gas=False)
         engine.step()
@@ -199,7 +199,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--steps", type=int, default=100, help="steps of a round")
+    parser.add_argument("--steps", type=int, default=60, help="steps of a round")
     parser.add_argument("--out", type=Path, help="folder for DATE-loop-cpu.md and .json")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--side", help=argparse.SUPPRESS)
