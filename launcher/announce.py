@@ -33,20 +33,30 @@ def announce(config: RunConfig, stream: Stream, world_size: int, last_position: 
     )
     for line in _mixture_lines(stream, last_position):
         log.info("  %s", line)
-    if (shared := config.parallel.sequence) > 1:
-        log.info(
-            "layout: %d processes are %d data x %d sequence: each computes %d of a sequence's %d positions",
-            world_size,
-            world_size // shared,
-            shared,
-            stream.n_ctx // shared,
-            stream.n_ctx,
-        )
+    _announce_layout(config, world_size)
     for size in sorted({batch_sequences(train, stream.n_ctx, 0), config.sequences}):
-        _announce_batch(config, Deal(size, world_size // config.parallel.sequence, train.micro_batch))
+        _announce_batch(config, Deal(size, world_size // config.parallel.sharing, train.micro_batch))
     log.info("schedule: %s", train.schedule)
     for line in lines(train, stream.n_ctx):
         log.info("  %s", line)
+
+
+def _announce_layout(config: RunConfig, world_size: int) -> None:
+    """What processes share, if anything."""
+    parallel, model = config.parallel, config.model
+    shared = {"sequence": parallel.sequence, "tensor": parallel.tensor}
+    dimensions = "".join(f" x {size} {name}" for name, size in shared.items() if size > 1)
+    computed = []
+    if parallel.sequence > 1:
+        computed.append(f"{model.n_ctx // parallel.sequence} of a sequence's {model.n_ctx} positions")
+    if parallel.tensor > 1:
+        heads, width = model.n_head // parallel.tensor, model.ff_width // parallel.tensor
+        computed.append(f"{heads} of a layer's {model.n_head} heads and {width} of its inner width of {model.ff_width}")
+    if computed:
+        data = world_size // parallel.sharing
+        log.info(
+            "layout: %d processes are %d data%s: each computes %s", world_size, data, dimensions, " and ".join(computed)
+        )
 
 
 def _announce_batch(config: RunConfig, deal: Deal) -> None:
@@ -56,7 +66,7 @@ def _announce_batch(config: RunConfig, deal: Deal) -> None:
         "first batch" if is_first else "batch",
         deal.sequences,
         deal.world_size,
-        "processes" if config.parallel.sequence == 1 else "groups of processes",
+        "processes" if config.parallel.sharing == 1 else "groups of processes",
         len(deal.forwards),
         config.train.micro_batch,
         100 * deal.wasted,

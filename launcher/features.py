@@ -39,6 +39,6 @@ def features(config: RunConfig, describing: Describing, folder: RunFolder, rank:
         trackers,
         Samples(config.samples),
         checkpointer,
-        Stragglers(config.watch.stragglers, config.zero.stage, config.parallel.sequence > 1),
+        Stragglers(config.watch.stragglers, config.zero.stage, config.parallel.sharing > 1),
         Profiler(config.profile),
     ]

@@ -90,7 +90,7 @@ def _other_data(
 ) -> list[str]:
     """What is not as it was among the data, and in the order of what was read already."""
     saved = CheckpointManifest.load(folder)
-    before, now = saved.readers, world_size // config.parallel.sequence
+    before, now = saved.readers, world_size // config.parallel.sharing
     if stream.texts and before != now:
         shared = ", those that share sequences being one" if now < world_size else ""
         names = ", ".join(stream.texts)

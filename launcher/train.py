@@ -146,6 +146,7 @@ def _built(
     from training.ledger import Ledger
     from training.optimizer import build_optimizer
     from training.run import Run
+    from training.tensor_parallel import split_layers
 
     model = config.model.model_copy(update={"end_of_text": stream.vocabulary.end_of_text})
     network = GPT(model, config.train.activation_checkpointing)
@@ -153,6 +154,9 @@ def _built(
     if folder is None and config.train.init_from is not None:
         load_weights(config.train.init_from, network)
         log.info("begins from the weights of %s", config.train.init_from)
+    place = config.parallel.place(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    if place.tensor > 1:
+        split_layers(network, place)
     if compile_blocks(network, config.train.compile, config.zero.stage):
         log.info("compile: blocks are compiled at the first step, which takes a minute or so")
     phase.enter("starting the engine")
@@ -163,7 +167,7 @@ def _built(
         precision=config.train.precision,
         micro_batch=config.train.micro_batch,
         grad_clip=config.train.grad_clip,
-        sequence=config.parallel.sequence,
+        place=place,
     )
     ledger = Ledger(stream, engine.device, engine.place.counts)
     return Run(config.train, model, engine, stream, ledger, run_folder, signals, phase=phase)

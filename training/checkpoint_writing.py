@@ -66,7 +66,7 @@ def take(run: Run, describing: Describing) -> Snapshot:
         step=run.progress.step,
         tokens=run.tokens,
         world_size=engine.world_size,
-        sharing=engine.place.sequence,
+        sharing=engine.place.sharing,
         zero_stage=describing.zero_stage,
         precision=describing.precision,
         data_manifest=run.stream.identity,

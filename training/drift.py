@@ -40,22 +40,25 @@ class Drift(Callback):
         self._every = config.every_steps if zero_stage < 3 else 0
 
     def on_gradients(self, run: Run, batch: RankBatch, losses: Tensor) -> None:
-        if self._every and run.engine.world_size > 1 and (run.progress.step + 1) % self._every == 0:
+        if self._every and run.engine.place.replicas > 1 and (run.progress.step + 1) % self._every == 0:
             self._compare(run)
 
     def _compare(self, run: Run) -> None:
         step = run.progress.step + 1
         named = list(run.engine.network.named_parameters())
         hashes = gather_rows(torch.stack([bit_hash(value) for _, value in named])[None]).cpu()
-        different = hashes != hashes.mode(dim=0).values
+        apart = hashes.view(-1, run.engine.place.tensor, len(named))  # by the pieces of layers that ranks hold
+        different = apart != apart.mode(dim=0).values
         if not different.any():
             return
-        ranks = different.any(dim=1).nonzero().flatten().tolist()
-        if 2 * len(ranks) >= len(hashes):  # no majority that says who is right
-            ranks = list(range(len(hashes)))
-        names = [name for (name, _), here in zip(named, different.any(dim=0).tolist(), strict=True) if here]
+        wrong = different.any(dim=2)
+        undecided = 2 * wrong.sum(dim=0) >= len(apart)  # no majority that says who is right
+        ranks = (wrong | undecided).flatten().nonzero().flatten().tolist()
+        names = [
+            name for (name, _), here in zip(named, different.flatten(0, 1).any(dim=0).tolist(), strict=True) if here
+        ]
         run.folder.event("drift", step, run.tokens, ranks=ranks, parameters=names)
-        who = "of ranks" if len(ranks) == len(hashes) else "different from those of all others on rank"
+        who = "of ranks" if undecided.any() else "different from those of all others on rank"
         raise RunError(
             f"{run.folder.path}: step {step}: weights that should be equal are not: {names[0]} and "
             f"{len(names) - 1} others {who} {', '.join(map(str, ranks))}; memory or a link of a machine is faulty: "

@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -22,6 +23,7 @@ from torch.autograd import Variable
 from data_pipeline.errors import InputError
 from model.gpt import GPT
 from training.collectives import talk_over_loopback
+from training.cuts import WHOLE
 from training.deepspeed_config import Precision, check_machines, deepspeed_config
 from training.fragments import (
     MOMENTS,
@@ -41,6 +43,7 @@ from training.nvme import prepare_nvme, remove_swapped
 from training.parallel_config import Place
 from training.sequence_parallel import SplitSequences
 from training.state_files import Part, StateFiles
+from training.tensor_parallel import Groups, cut_of
 from training.tensor_types import said, tensor_types
 from training.veto import Veto
 from training.zero_config import ZeroConfig
@@ -100,6 +103,19 @@ def _prints_to_log() -> Iterator[None]:
         log.debug("DeepSpeed printed: %s", chatter.getvalue())
 
 
+@contextmanager
+def _tells_deepspeed(groups: Groups | None) -> Iterator[None]:
+    """Has DeepSpeed told of a layout: Accelerate hands on none but its own, for networks of Hugging Face."""
+    import deepspeed
+
+    initialize = deepspeed.initialize
+    deepspeed.initialize = partial(initialize, mpu=groups)
+    try:
+        yield
+    finally:
+        deepspeed.initialize = initialize
+
+
 class _CastToBf16(nn.Module):
     """Runs a network of fp32 weights with their bf16 copies; gradients arrive in fp32.
 
@@ -145,13 +161,15 @@ def build_engine(
     precision: Precision,
     micro_batch: int,
     grad_clip: float,
-    sequence: int = 1,
+    place: Place | None = None,
 ) -> "Engine":
     """Starts the processes' group where there is none and hands network and optimizer to DeepSpeed.
 
-    `sequence` ranks share each sequence. Raises InputError for what `zero` asks of these machines and they cannot do.
+    All ranks are data-parallel but for a `place` of this one in another layout. Where that shares layers,
+    `split_layers` has divided the network's. Raises InputError for what `zero` asks and these machines cannot do.
     """
     _name_rank()
+    place = place or Place(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     check_machines(zero)
     _prepare_deepspeed()
     if zero.uses_nvme:
@@ -166,11 +184,12 @@ def build_engine(
         _round_to_bf16(network)
     with _prints_to_log():
         accelerator = Accelerator(deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=config))
-        place = Place(dist.get_rank(), dist.get_world_size(), sequence)
-        module: nn.Module = network if sequence == 1 else SplitSequences(network, place)
+        module: nn.Module = network if place.sequence == 1 else SplitSequences(network, place)
         if precision == "bf16" and not zero.stage:
             module = _CastToBf16(module)
-        engine, _ = accelerator.prepare(module, optimizer)
+        groups = None if place.tensor == 1 else Groups(network, place)
+        with _tells_deepspeed(groups):
+            engine, _ = accelerator.prepare(module, optimizer)
     if not isinstance(engine, DeepSpeedEngine):
         raise RuntimeError(f"Accelerate built a {type(engine).__name__} instead of a DeepSpeed engine")
     world, device = engine.world_size, torch.device(engine.device)
@@ -178,7 +197,7 @@ def build_engine(
     log.info("engine: %s", said(tensor_types(engine, network)))
     if device.type == "cpu" and world > 1:
         log.info("engine: gloo reduces; DeepSpeed's all-reduce through shared memory would have to be compiled")
-    return Engine(engine, network, zero, grad_clip if zero.stage == 0 else None, place)
+    return Engine(engine, network, zero, grad_clip if zero.stage == 0 else None, place, groups)
 
 
 @torch.no_grad()
@@ -201,6 +220,10 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
+def _norm(parameters: list[nn.Parameter]) -> Tensor:
+    return nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+
+
 class Engine:
     """One rank of a DeepSpeed engine.
 
@@ -208,9 +231,11 @@ class Engine:
     elsewhere between calls, and at stage 0 in bf16 they are fp32.
     """
 
-    def __init__(self, engine: Any, network: GPT, zero: ZeroConfig, clip_here: float | None, place: Place) -> None:
+    def __init__(
+        self, engine: Any, network: GPT, zero: ZeroConfig, clip_here: float | None, place: Place, groups: Groups | None
+    ) -> None:
         self._engine, self.network, self._zero = engine, network, zero
-        self._clip_here, self.place = clip_here, place
+        self._clip_here, self.place, self._groups = clip_here, place, groups
         self.rank, self.world_size = int(engine.global_rank), int(engine.world_size)
         self.device = torch.device(engine.device)
         self._fragments = fragments(engine, network)
@@ -261,8 +286,12 @@ class Engine:
         return norm
 
     def _clip(self) -> float:
-        parameters = list(self.network.parameters())
-        norm = nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+        parameters = [each for each in self.network.parameters() if each.grad is not None]
+        norm = _norm([each for each in parameters if cut_of(each) == WHOLE])
+        if self._groups is not None:
+            squares = _norm([each for each in parameters if cut_of(each) != WHOLE]).square()
+            dist.all_reduce(squares, group=self._groups.tensor)
+            norm = (norm.square() + squares).sqrt()
         if self._clip_here:
             nn.utils.clip_grads_with_norm_(parameters, self._clip_here, norm)
         return float(norm)
@@ -304,15 +333,17 @@ class Engine:
         """
         parameters = dict(self.network.named_parameters())
         return [
-            Part(each.name, each.shape, each.start, gradient(self._engine, parameters[each.name], each))
+            Part(each.name, each.shape, each.start, gradient(self._engine, parameters[each.name], each), each.cut)
             for each in self._own_fragments()
         ]
 
     def _own_fragments(self) -> list[Fragment]:
         """Those of which no other rank has the same."""
-        if self._engine.zero_optimization_stage() == 0:  # where all ranks hold all
-            return dealt(self._fragments, self.rank, self.world_size)
-        return self._fragments
+        place = self.place
+        own = [each for each in self._fragments if each.cut != WHOLE or place.tensor_rank == 0]
+        if self._engine.zero_optimization_stage() == 0:  # where all replicas hold all
+            return dealt(own, self.rank // place.tensor, place.replicas)
+        return own
 
     @property
     def optimizer_steps(self) -> int:
@@ -331,7 +362,8 @@ class Engine:
                 state = set_steps(self._engine, home, optimizer_steps) if optimizer_steps else {}
                 for each in held:
                     stop = each.start + each.numel
-                    each.of(home).copy_(weights.read(each.name, each.start, stop))
+                    each.of(home).copy_(weights.read(each.name, each.start, stop, each.cut))
                     for moment in MOMENTS if optimizer_steps else ():
-                        each.of(state[moment]).copy_(moments.read(f"{moment}/{each.name}", each.start, stop))
+                        held_before = moments.read(f"{moment}/{each.name}", each.start, stop, each.cut)
+                        each.of(state[moment]).copy_(held_before)
         refresh_weights(self._engine)

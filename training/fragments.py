@@ -1,7 +1,7 @@
 """Which part of each parameter's fp32 weight and moments this rank holds, whatever the ZeRO stage.
 
 DeepSpeed lays parameters end to end and cuts them between the ranks. So a rank holds one contiguous part of some of
-them, flattened: at stage 0 the whole of each.
+them, flattened: at stage 0 the whole of each. Where ranks share layers, it is a part of their piece of a parameter.
 """
 
 from collections import defaultdict
@@ -14,7 +14,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from training.cuts import Cut, Shape
 from training.state_files import Part
+from training.tensor_parallel import cut_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """The names that AdamW and DeepSpeed's forms of it give their moments."""
@@ -24,15 +26,17 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class Fragment:
     """The part [start, start + numel) of the flattened parameter `name`; it lies at `offset` of `home`, flattened.
 
-    `home` is the fp32 tensor that the optimizer steps.
+    `home` is the fp32 tensor that the optimizer steps. Of a parameter that is the piece `cut` of a larger one,
+    `shape` is that of the whole.
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: Shape
     start: int
     numel: int
     home: Tensor
     offset: int
+    cut: Cut
 
     def of(self, tensor: Tensor) -> Tensor:
         """The fragment's part [numel] of `home`, or of a moment that is laid out like it; shares its memory."""
@@ -41,7 +45,7 @@ class Fragment:
     def part(self, name: str, tensor: Tensor, copied: bool) -> Part:
         """Of `tensor`, which is laid out like `home`; where it is `copied`, on the CPU."""
         values = self.of(tensor)
-        return Part(name, self.shape, self.start, values.to("cpu", copy=True) if copied else values)
+        return Part(name, self.shape, self.start, values.to("cpu", copy=True) if copied else values, self.cut)
 
 
 def dealt(fragments: list[Fragment], rank: int, ranks: int) -> list[Fragment]:
@@ -100,7 +104,8 @@ def fragments(engine: Any, network: nn.Module) -> list[Fragment]:
 
 def _whole(optimizer: Any, network: nn.Module) -> Iterator[Fragment]:
     for name, parameter in network.named_parameters():
-        yield Fragment(name, tuple(parameter.shape), 0, parameter.numel(), parameter, 0)
+        cut = cut_of(parameter)
+        yield Fragment(name, cut.whole_shape(parameter.shape), 0, parameter.numel(), parameter, 0, cut)
 
 
 def _of_flat_groups(optimizer: Any, network: nn.Module) -> Iterator[Fragment]:
@@ -113,8 +118,8 @@ def _of_flat_groups(optimizer: Any, network: nn.Module) -> Iterator[Fragment]:
     for name, parameter in named:
         if (mapping := parameter._hp_mapping) is not None:
             part, place = mapping.lp_fragment_address, mapping.hp_fragment_address
-            home = home_of[id(parameter)]
-            yield Fragment(name, tuple(parameter.shape), part.start, part.numel, home, place.start)
+            home, cut = home_of[id(parameter)], cut_of(parameter)
+            yield Fragment(name, cut.whole_shape(parameter.shape), part.start, part.numel, home, place.start, cut)
 
 
 def _of_partitions(optimizer: Any, network: nn.Module) -> Iterator[Fragment]:
@@ -123,8 +128,8 @@ def _of_partitions(optimizer: Any, network: nn.Module) -> Iterator[Fragment]:
         group, offset, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
         start = size * dist.get_rank(group=parameter.ds_process_group)
         numel = max(min(size, int(parameter.ds_numel) - start), 0)  # the last ranks' parts are filled up
-        home = optimizer.fp32_partitioned_groups_flat[group]
-        yield Fragment(name, tuple(parameter.ds_shape), start, numel, home, offset)
+        home, cut = optimizer.fp32_partitioned_groups_flat[group], cut_of(parameter)
+        yield Fragment(name, cut.whole_shape(parameter.ds_shape), start, numel, home, offset, cut)
 
 
 def gradient(engine: Any, parameter: Any, fragment: Fragment) -> Tensor:

@@ -107,9 +107,9 @@ def _is_rolled_back(run: Run, result: StepResult, callbacks: Sequence[Callback])
 def _gradients(run: Run, batch: RankBatch) -> Tensor:
     """Accumulates the gradient of the global batch's mean loss; returns the losses [N] of this rank's sequences.
 
-    The engine averages over ranks. A rank's sum is therefore divided by the sequences of the whole batch and
-    multiplied by the number of ranks, so that every sequence weighs the same however they were dealt. Of ranks that
-    share sequences, each has the sum of its own positions' share.
+    The engine averages over ranks that hold the same weights. A rank's sum is therefore divided by the sequences of the
+    whole batch and multiplied by the number of these ranks, so that every sequence weighs the same however they were
+    dealt. Of ranks that share sequences, each has the sum of its own positions' share.
     """
     engine, losses = run.engine, []
     for at, micro in enumerate(batch.micro_batches):
@@ -121,6 +121,6 @@ def _gradients(run: Run, batch: RankBatch) -> Tensor:
         learned = task(run.model, tokens, run.stream.seed, micro.positions)
         total, by_sequence = engine(*learned, micro.weights)
         run.phase.enter("backward")
-        engine.backward(total * (engine.world_size / batch.sequences), last=at == len(batch.micro_batches) - 1)
+        engine.backward(total * (engine.place.replicas / batch.sequences), last=at == len(batch.micro_batches) - 1)
         losses.append(by_sequence)
     return torch.cat(losses)[: len(batch.token_hashes)]

@@ -85,5 +85,5 @@ class Run:
             ramp=self.config.ramp.model_dump() if self.config.ramp else None,
             data=self.stream.identity,
             processes=self.engine.world_size,
-            sharing=self.engine.place.sequence,
+            sharing=self.engine.place.sharing,
         )

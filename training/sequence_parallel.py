@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from model.attention import Visible
 from model.gpt import GPT, Attention
+from training.collectives import group_along
 from training.parallel_config import Place
 
 
@@ -28,7 +29,7 @@ class SplitSequences(nn.Module):
         """Puts the exchange around the network's attentions. Every rank must call it, with a process group there."""
         super().__init__()
         self.network = network
-        self._place, self._group = place, _group(place)
+        self._place, self._group = place, group_along(place.sequence, place.tensor)
         for module in network.modules():
             if isinstance(module, Attention):
                 module.core = _SplitCore(module.core, self._group)
@@ -51,13 +52,6 @@ class SplitSequences(nn.Module):
         summed = (losses * own).sum(dim=1)
         dist.all_reduce(summed, group=self._group)
         return total / count, summed / count
-
-
-def _group(place: Place) -> Any:
-    """The process group of those that share this rank's sequences. Every rank makes all of them, in the same order."""
-    firsts = range(0, place.world_size, place.sequence)
-    groups = [dist.new_group(list(range(first, first + place.sequence))) for first in firsts]
-    return groups[place.data_rank]
 
 
 class _SplitCore(nn.Module):

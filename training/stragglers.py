@@ -8,9 +8,10 @@ which nobody can be waited for. Seen is here:
   gathered between its layers, so only the insides of the linear layers count, those of activation checkpointing
   included. On a GPU it is the device's own time (CUDA events), on a CPU the wall clock's.
 
-Ranks that share sequences exchange heads inside of each block, which may be compiled: there the wait for data alone is
-compared. Not seen are backwards, whose reductions are mixed with waiting, the optimizer's step, and what callbacks do:
-a machine that computes slowly is slow in forwards, too. One gather a window brings the times of all ranks together.
+Ranks that share sequences or layers exchange numbers inside of each block, which may be compiled: there the wait for
+data alone is compared. Not seen are backwards, whose reductions are mixed with waiting, the optimizer's step, and what
+callbacks do: a machine that computes slowly is slow in forwards, too. One gather a window brings the times of all ranks
+together.
 """
 
 import logging
@@ -103,8 +104,8 @@ class Stopwatch:
 class Stragglers(Callback):
     """Compares the ranks every so many steps, and names the slow ones when they are not those of the window before."""
 
-    def __init__(self, config: StragglersConfig, zero_stage: int, shares_sequences: bool = False) -> None:
-        self._config, self._zero_stage, self._shares_sequences = config, zero_stage, shares_sequences
+    def __init__(self, config: StragglersConfig, zero_stage: int, shares: bool = False) -> None:
+        self._config, self._zero_stage, self._shares = config, zero_stage, shares
         self._watch: Stopwatch | None = None
         self._named: list[int] = []
 
@@ -114,7 +115,7 @@ class Stragglers(Callback):
         self._hosts = gather_objects(platform.node())
         network = run.engine.network
         linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
-        watched = linear if self._zero_stage == 3 else [] if self._shares_sequences else [network]
+        watched = linear if self._zero_stage == 3 else [] if self._shares else [network]
         self._watch = Stopwatch(watched, run.engine.device)
         self._steps = -1  # the first step compiles, and is left out
 

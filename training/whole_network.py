@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from model.config import ModelConfig
 from model.gpt import GPT
 from training.engine import Engine
+from training.state_files import Part
 
 KEPT = 2**28
 """So many weights at most stay on rank 0 from call to call, the embeddings of tokens aside: 1 GiB."""
@@ -57,11 +58,19 @@ class _Weights:
         places = list(zip(own, flat.split([each.numel() for each in own.values()]), strict=True))
         for name, place in places:
             if part := self._parts.get(f"{self._names[at]}.{name}"):
-                place[part.start : part.start + part.values.numel()].copy_(part.values)
+                _fill_in(place, part)
         dist.reduce(flat, dst=0)
         if self._engine.rank == 0:
             for name, place in places:
                 module._parameters[name] = nn.Parameter(place.view(own[name].shape), requires_grad=False)
+
+
+def _fill_in(whole: Tensor, part: Part) -> None:
+    """Puts a part where it belongs in a flattened parameter of zeros."""
+    view = part.cut.view(whole.view(part.shape))
+    piece = torch.zeros(view.shape, device=whole.device)
+    piece.view(-1)[part.start : part.start + part.values.numel()].copy_(part.values)
+    view.copy_(piece)
 
 
 @torch.no_grad()

@@ -4,11 +4,16 @@ Tolerances, relative: fp32 losses 1e-6 and gradient norms 1e-5 over a run; bf16 
 activations have 8 bits and sums are in another order. The data are the same in every step.
 """
 
+import json
+import shutil
+import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from processes import events, metrics, thalweg, write_run
+from processes import environment, events, metrics, thalweg, write_run
 
 LOSS_TOLERANCE = {"fp32": 1e-6, "bf16": 5e-4}
 NORM_TOLERANCE = {"fp32": 1e-5, "bf16": 5e-2}
@@ -18,6 +23,23 @@ SHORT = [
     "validation.every_tokens=400", "spikes.threshold=0.1", "spikes.window=8",
 ]  # fmt: skip
 """Ten steps of five sequences, an odd number for two groups of processes; some of which are called spikes."""
+
+
+WORKER = Path(__file__).with_name("split_worker.py")
+
+
+@cache
+def split(dimension: str) -> dict[str, dict]:
+    """What the worker found where two ranks share every `sequence`, or every layer (`tensor`), by kind of network."""
+    kinds = ["dense", "rotary", "sinusoidal", "bands", "documents", "documents in bands", "denoise"]
+    kinds += ["compiled"] if shutil.which("g++") else []
+    ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [sys.executable, "-P", *ranks, WORKER, dimension, *kinds]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [each["kind"] for each in found] == kinds
+    return {each["kind"]: each for each in found}
 
 
 def train_alone(folder: Path) -> None:

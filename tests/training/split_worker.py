@@ -1,7 +1,10 @@
-"""Two ranks that share every sequence, without an engine, against the network whole; rank 0 prints what differs.
+"""Two ranks that share every sequence, or every layer, without an engine, against the network whole.
+
+Called with `sequence` or `tensor` and kinds of network; rank 0 prints what differs.
 
 A line of JSON by kind of network: differences of total, losses and gradients (the largest of all parameters, relative
-to the norm), the shape of each block's input on this rank, and bytes kept for the backward pass, whole and split.
+to the norm), the shapes of each block's input and of its inner layer on this rank, and bytes kept for the backward
+pass, whole and split.
 """
 
 import copy
@@ -20,6 +23,7 @@ from model.gpt import GPT, Block
 from model.objective import task
 from training.parallel_config import Place
 from training.sequence_parallel import SplitSequences
+from training.tensor_parallel import Groups, cut_of, split_layers
 
 BASE = {"n_layer": 4, "n_head": 4, "d_model": 32, "n_ctx": 32, "vocab_size": 64, "end_of_text": 7}
 KINDS = {
@@ -53,6 +57,15 @@ def measured(network: torch.nn.Module, learned, weights: torch.Tensor) -> tuple[
     return total.detach(), losses, kept
 
 
+def shared(network: GPT, place: Place) -> torch.nn.Module:
+    """The network as `place` divides it."""
+    if place.tensor > 1:
+        split_layers(network, place)
+        Groups(network, place)
+        return network
+    return SplitSequences(network, place)
+
+
 def compared(kind: str, place: Place) -> dict:
     fields, recompute, compiles = KINDS[kind]
     config = ModelConfig(**(BASE | fields))
@@ -61,35 +74,40 @@ def compared(kind: str, place: Place) -> dict:
     for parameter in whole.parameters():  # biases too, and logits far enough from even
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
     split = copy.deepcopy(whole)
-    shapes = set()
+    module, shapes, inner = shared(split, place), set(), set()
     for block in split.modules():
         if isinstance(block, Block):
             block.register_forward_pre_hook(lambda _, inputs: shapes.add(tuple(inputs[0].shape)))
+            block.feed_forward.out.register_forward_pre_hook(lambda _, inputs: inner.add(tuple(inputs[0].shape)))
             if compiles:
                 block.compile(dynamic=False)
     tokens = torch.randint(0, 64, (BATCH, config.n_ctx + 1), generator=torch.Generator().manual_seed(2))
     learned, weights = task(config, tokens, 5, range(BATCH)), torch.tensor([1.0, 0.5, 0.0])
     total, losses, kept = measured(whole, learned, weights)
-    share, shared_losses, kept_here = measured(SplitSequences(split, place), learned, weights)
-    dist.all_reduce(share)
+    share, shared_losses, kept_here = measured(module, learned, weights)
+    if place.sequence > 1:
+        dist.all_reduce(share)
     worst = 0.0
     for one, other in zip(whole.parameters(), split.parameters(), strict=True):
-        dist.all_reduce(other.grad)
-        worst = max(worst, float((one.grad - other.grad).norm() / one.grad.norm()))
+        if place.sequence > 1:
+            dist.all_reduce(other.grad)
+        expected = cut_of(other).of(one.grad)
+        worst = max(worst, float((expected - other.grad).norm() / expected.norm()))
     return {
         "kind": kind,
         "total": float((total - share).abs() / total),
         "losses": float(((losses - shared_losses).abs() / losses).max()),
         "gradients": worst,
         "shapes": sorted(shapes),
+        "inner": sorted(inner),
         "kept": [kept, kept_here],
     }
 
 
-def main(kinds: list[str]) -> None:
+def main(dimension: str, *kinds: str) -> None:
     deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
     deepspeed.init_distributed("gloo", verbose=False)
-    place = Place(dist.get_rank(), dist.get_world_size(), dist.get_world_size())
+    place = Place(dist.get_rank(), dist.get_world_size(), **{dimension: dist.get_world_size()})
     for kind in kinds:
         line = compared(kind, place)
         if place.rank == 0:
@@ -100,4 +118,4 @@ def main(kinds: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])

@@ -1,46 +1,25 @@
 """Runs whose processes share sequences, against runs whose processes do not; tolerances are in layouts.py."""
 
 import json
-import shutil
-import subprocess
-import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
 
 from launcher.config import RunConfig
-from layouts import SHORT, assert_same, train_alone
-from processes import RUN, environment, events, thalweg, write_run
-
-WORKER = Path(__file__).with_name("split_worker.py")
-
-
-@cache
-def split() -> dict[str, dict]:
-    """What the worker found, by kind of network."""
-    kinds = ["dense", "rotary", "sinusoidal", "bands", "documents", "documents in bands", "denoise"]
-    kinds += ["compiled"] if shutil.which("g++") else []
-    ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [sys.executable, "-P", *ranks, WORKER, *kinds], env=environment(), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert [each["kind"] for each in found] == kinds
-    return {each["kind"]: each for each in found}
+from layouts import SHORT, assert_same, split, train_alone
+from processes import RUN, events, thalweg, write_run
 
 
 @pytest.mark.slow
 def test_losses_and_gradients_of_every_kind_of_network_are_those_of_the_whole() -> None:
-    for kind, found in split().items():
+    for kind, found in split("sequence").items():
         assert max(found["total"], found["losses"]) < 1e-6, kind
         assert found["gradients"] < 2e-6, kind
 
 
 @pytest.mark.slow
 def test_a_rank_computes_and_keeps_its_part_of_the_positions() -> None:
-    for kind, found in split().items():
+    for kind, found in split("sequence").items():
         assert found["shapes"] == [[3, 16, 32]], kind  # of 32 positions
         whole, here = found["kept"]
         assert here <= 0.51 * whole, kind
@@ -124,4 +103,4 @@ def test_a_number_of_processes_that_cannot_share_is_refused(tmp_path: Path) -> N
     run = write_run(tmp_path)
     _, said = thalweg("launch", run, "--processes", 3, "parallel.sequence=2", cwd=tmp_path, code=2)
     assert said.count("\n") == 1
-    assert "parallel.sequence: is 2, which does not divide the 3 processes; start 2 or 4" in said
+    assert "parallel: parallel.sequence 2 does not divide the 3 processes; start 2 or 4" in said

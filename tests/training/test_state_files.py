@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from data_pipeline.errors import InputError
+from training.cuts import WHOLE, Cut
 from training.state_files import Part, StateFiles, write
 
 SHAPES = {"a.weight": (7, 5), "a.bias": (5,), "scale": (1,), "c.weight": (3, 2, 4)}
@@ -42,6 +43,44 @@ def test_any_range_of_any_cut_is_what_was_written(tmp_path_factory, data) -> Non
         stop = data.draw(st.integers(start + 1, values.numel()))
         assert torch.equal(state.read(name, start, stop), values.view(-1)[start:stop])
     assert all(torch.equal(value, tensors()[name]) for name, value in state.tensors())
+
+
+@given(st.data())
+def test_any_range_of_any_piece_is_read_from_any_pieces(tmp_path_factory, data) -> None:
+    dim, groups = data.draw(st.sampled_from([(0, 1), (0, 3), (1, 1), (1, 2), (2, 1)]), "cut")
+    whole = torch.randn([4 * groups if at == dim else length for at, length in enumerate((5, 3, 2))])
+    before, after = (data.draw(st.sampled_from([1, 2, 4]), "count") for _ in range(2))
+    folder = tmp_path_factory.mktemp("pieces")
+    for index in range(before):
+        cut = Cut(dim, groups, index, before) if before > 1 else WHOLE
+        values = cut.of(whole).flatten().contiguous()
+        middle = data.draw(st.integers(1, values.numel() - 1), "end of a part")
+        for at, (start, stop) in enumerate([(0, middle), (middle, values.numel())]):
+            write(folder / f"{index}-{at}.safetensors", [Part("w", tuple(whole.shape), start, values[start:stop], cut)])
+    state = StateFiles(folder)
+    assert torch.equal(state.read("w"), whole.flatten()) and state.shapes == {"w": tuple(whole.shape)}
+    for index in range(after):
+        cut = Cut(dim, groups, index, after) if after > 1 else WHOLE
+        values = cut.of(whole)
+        assert cut.whole_shape(tuple(values.shape)) == tuple(whole.shape)
+        start = data.draw(st.integers(0, values.numel() - 1), "start")
+        stop = data.draw(st.integers(start + 1, values.numel()), "stop")
+        assert torch.equal(state.read("w", start, stop, cut), values.flatten()[start:stop])
+        assert torch.equal(state.read("w", cut=cut), values.flatten())
+
+
+def test_a_piece_that_is_missing_is_named(tmp_path: Path) -> None:
+    whole = torch.randn(4, 6)
+    for index in range(2):
+        cut = Cut(1, 1, index, 2)
+        write(tmp_path / f"{index}.safetensors", [Part("w", (4, 6), 0, cut.of(whole).flatten().contiguous(), cut)])
+    (tmp_path / "0.safetensors").unlink()
+    state = StateFiles(tmp_path)
+    assert torch.equal(state.read("w", cut=Cut(1, 1, 1, 2)), whole[:, 3:].flatten())
+    with pytest.raises(InputError, match="holds some pieces of w and not all; restore it or use another"):
+        state.read("w")
+    with pytest.raises(InputError, match="holds some pieces of w and not all"):
+        state.read("w", cut=Cut(1, 1, 0, 3))
 
 
 def test_what_is_whole_keeps_its_shape_for_other_readers(tmp_path: Path) -> None:
