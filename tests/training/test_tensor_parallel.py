@@ -89,7 +89,8 @@ def test_layers_tell_what_those_of_a_run_of_one_process_do(tmp_path: Path) -> No
     told = 0
     for one, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "shared"), strict=True):
         for key in ("grad_norm_by_layer", "attention_logit_max_by_layer"):
-            assert other.get(key) == pytest.approx(one.get(key), rel=1e-4)
+            assert (key in one) == (key in other)
+            assert other.get(key, {}) == pytest.approx(one.get(key, {}), rel=1e-4)
             told += key in one
     assert told == 10
 
@@ -116,7 +117,8 @@ def test_a_checkpoint_of_pieces_is_a_network_to_everyone(tmp_path: Path) -> None
     thalweg("launch", run, *settings, *shared, cwd=tmp_path)
     one, other = (open_network(tmp_path / name / "checkpoints/step-0000002") for name in ("one", "shared"))
     for (name, value), same in zip(one.named_parameters(), other.parameters(), strict=True):
-        assert torch.allclose(value, same, rtol=1e-4, atol=1e-6), name
+        # AdamW's first steps go by the sign of a gradient, however near to zero that is.
+        assert (value - same).norm() <= 0.01 * value.norm(), name
     (sample,) = (json.loads(line) for line in (tmp_path / "shared/samples.jsonl").read_text().splitlines())
     asked = ["--prompt", "a", "--max-tokens", 8, "--temperature", 0]
     written, _ = thalweg("generate", "shared@latest", *asked, cwd=tmp_path)
