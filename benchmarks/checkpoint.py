@@ -184,7 +184,7 @@ def main() -> None:
         worker(options.worker, options.rounds, options.width)
     where, lines = machine("cpu", 1), list[str]()
     for processes in options.processes:
-        with tempfile.TemporaryDirectory(dir=options.out) as name:
+        with tempfile.TemporaryDirectory(dir=options.out and options.out.resolve()) as name:
             lines += report(processes, measured(Path(name), processes, options))
     command = f"`python {' '.join(sys.argv)}` on {where}."
     text = "\n".join([f"# Checkpoints, {date.today()}", "", command, "", METHOD, "", *lines])

@@ -199,7 +199,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--steps", type=int, default=60, help="steps of a round")
+    parser.add_argument("--steps", type=int, default=40, help="steps of a round")
     parser.add_argument("--out", type=Path, help="folder for DATE-loop-cpu.md and .json")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--side", help=argparse.SUPPRESS)
@@ -208,7 +208,7 @@ def main() -> None:
         (thalweg if options.side == SIDES[0] else deepspeed_alone)(options.worker, options.steps)
     where, lines, told = machine("cpu", 1), list[str](), {}
     for processes in options.processes:
-        with tempfile.TemporaryDirectory(dir=options.out) as name:
+        with tempfile.TemporaryDirectory(dir=options.out and options.out.resolve()) as name:
             told[processes] = measured(Path(name), processes, options)
         lines += report(processes, told[processes], options.steps)
     command = f"`python {' '.join(sys.argv)}` on {where}."

@@ -34,8 +34,8 @@ PHASES = {
     "python": "until rank 0's interpreter runs",
     "imported": "its imports",
     "opened": "configuration, data, choosing the checkpoint",
-    "built": "imports of the engine, network, engine",
     "held": "taking the run folder over",
+    "built": "imports of the engine, network, engine",
     "loaded": "checking and loading the checkpoint",
     "stepped": "first step, with its line of metrics",
 }
@@ -199,7 +199,7 @@ def main() -> None:
     options = parser.parse_args()
     where = machine("cpu", 1)
     found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
-    with tempfile.TemporaryDirectory(dir=options.out) as name:
+    with tempfile.TemporaryDirectory(dir=options.out and options.out.resolve()) as name:
         run = write_run(Path(name).resolve(), options.width)
         for way in WAYS:
             Life(run, way, f"train.tokens={STEPS * 2 * N_CTX}", "train.decay_tokens=1000000000000").end()
