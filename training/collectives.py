@@ -51,20 +51,6 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.cat([each[:count] for each, count in zip(gathered, counts, strict=True)])
 
 
-def group_along(size: int, inner: int) -> Any:
-    """The group of `size` ranks that this one is of, `inner` apart from each other. Every rank must call it.
-
-    It makes the groups of all ranks, as torch asks for, in the order of the first rank of each.
-    """
-    mine, rank = None, dist.get_rank()
-    for first in range(dist.get_world_size()):
-        if first // inner % size == 0:
-            ranks = list(range(first, first + size * inner, inner))
-            group = dist.new_group(ranks)
-            mine = group if rank in ranks else mine
-    return mine
-
-
 def gather_objects(value: Any, group: Any = None) -> list[Any]:
     """The values of all ranks, in the order of the ranks; those of a `group` through it."""
     values: list[Any] = [None] * dist.get_world_size(group)

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 import torch.distributed as dist
@@ -39,11 +39,12 @@ from training.fragments import (
     set_steps,
     steps_taken,
 )
+from training.groups import Groups
 from training.nvme import prepare_nvme, remove_swapped
 from training.parallel_config import Place
 from training.sequence_parallel import SplitSequences
 from training.state_files import Part, StateFiles
-from training.tensor_parallel import Groups, cut_of
+from training.tensor_parallel import cut_of, join_layers
 from training.tensor_types import said, tensor_types
 from training.veto import Veto
 from training.zero_config import ZeroConfig
@@ -104,8 +105,8 @@ def _prints_to_log() -> Iterator[None]:
 
 
 @contextmanager
-def _tells_deepspeed(groups: Groups | None) -> Iterator[None]:
-    """Has DeepSpeed told of a layout: Accelerate hands on none but its own, for networks of Hugging Face."""
+def _layout_told(groups: Groups | None) -> Iterator[None]:
+    """Hands DeepSpeed a layout, for which Accelerate has no argument."""
     import deepspeed
 
     initialize = deepspeed.initialize
@@ -184,11 +185,14 @@ def build_engine(
         _round_to_bf16(network)
     with _prints_to_log():
         accelerator = Accelerator(deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=config))
-        module: nn.Module = network if place.sequence == 1 else SplitSequences(network, place)
+        groups, module = Groups(place), cast(nn.Module, network)
+        if place.tensor > 1:
+            join_layers(network, groups.tensor)
+        if place.sequence > 1:
+            module = SplitSequences(network, place, groups.sequence)
         if precision == "bf16" and not zero.stage:
             module = _CastToBf16(module)
-        groups = None if place.tensor == 1 else Groups(network, place)
-        with _tells_deepspeed(groups):
+        with _layout_told(groups if place.tensor > 1 else None):
             engine, _ = accelerator.prepare(module, optimizer)
     if not isinstance(engine, DeepSpeedEngine):
         raise RuntimeError(f"Accelerate built a {type(engine).__name__} instead of a DeepSpeed engine")
@@ -232,10 +236,10 @@ class Engine:
     """
 
     def __init__(
-        self, engine: Any, network: GPT, zero: ZeroConfig, clip_here: float | None, place: Place, groups: Groups | None
+        self, engine: Any, network: GPT, zero: ZeroConfig, clip_here: float | None, place: Place, groups: Groups
     ) -> None:
         self._engine, self.network, self._zero = engine, network, zero
-        self._clip_here, self.place, self._groups = clip_here, place, groups
+        self._clip_here, self.place, self.groups = clip_here, place, groups
         self.rank, self.world_size = int(engine.global_rank), int(engine.world_size)
         self.device = torch.device(engine.device)
         self._fragments = fragments(engine, network)
@@ -288,9 +292,9 @@ class Engine:
     def _clip(self) -> float:
         parameters = [each for each in self.network.parameters() if each.grad is not None]
         norm = _norm([each for each in parameters if cut_of(each) == WHOLE])
-        if self._groups is not None:
+        if self.place.tensor > 1:
             squares = _norm([each for each in parameters if cut_of(each) != WHOLE]).square()
-            dist.all_reduce(squares, group=self._groups.tensor)
+            dist.all_reduce(squares, group=self.groups.tensor)
             norm = (norm.square() + squares).sqrt()
         if self._clip_here:
             nn.utils.clip_grads_with_norm_(parameters, self._clip_here, norm)

@@ -18,18 +18,17 @@ from torch import Tensor, nn
 
 from model.attention import Visible
 from model.gpt import GPT, Attention
-from training.collectives import group_along
 from training.parallel_config import Place
 
 
 class SplitSequences(nn.Module):
     """A network that computes this rank's part of each sequence; it is called with whole ones, as the network is."""
 
-    def __init__(self, network: GPT, place: Place) -> None:
-        """Puts the exchange around the network's attentions. Every rank must call it, with a process group there."""
+    def __init__(self, network: GPT, place: Place, group: Any) -> None:
+        """Puts the exchange around the network's attentions; `group` shares this rank's sequences."""
         super().__init__()
         self.network = network
-        self._place, self._group = place, group_along(place.sequence, place.tensor)
+        self._place, self._group = place, group
         for module in network.modules():
             if isinstance(module, Attention):
                 module.core = _SplitCore(module.core, self._group)

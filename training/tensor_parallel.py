@@ -5,20 +5,18 @@ divided by outputs, those behind them by inputs. A rank gives its piece of the f
 pieces of the last ones make is added up over the ranks, so that a block exchanges two sums in its forward pass and two
 in its backward pass. Embeddings, norms and the output layer are whole on each rank, and all compute the same of them.
 
-DeepSpeed averages gradients, and shards, over the ranks that hold the same pieces: `Groups` tells it which.
+DeepSpeed averages gradients, and shards, over the ranks that hold the same pieces (training/groups.py).
 docs/decisions/0009-parallelism.md says why the layers are not those of its own tensor parallelism.
 """
 
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
 
 from model.gpt import GPT, Attention, FeedForward
-from training.collectives import group_along
 from training.cuts import WHOLE, Cut
 from training.parallel_config import Place
 
@@ -38,6 +36,13 @@ def split_layers(network: GPT, place: Place) -> None:
             module.add_module("out", _ByInputs(module.out, place))
 
 
+def join_layers(network: GPT, group: Any) -> None:
+    """Tells the layers of a network with which process group they are shared."""
+    for module in network.modules():
+        if isinstance(module, _SplitLinear):
+            module.group = group.group_name
+
+
 def cut_of(parameter: nn.Parameter) -> Cut:
     """Which piece of its whole a parameter of a network is."""
     return getattr(parameter, "cut", WHOLE)
@@ -51,7 +56,7 @@ class _SplitLinear(nn.Module):
         self.weight = _piece(whole.weight, weight)
         self.bias = None if whole.bias is None else _piece(whole.bias, bias)
         self.group = ""
-        """The name of the process group of those that share the layer, once there is one."""
+        """The name of the process group that shares the layer, once there is one."""
 
 
 class _ByOutputs(_SplitLinear):
@@ -115,34 +120,3 @@ def _sum(x: Tensor, group: str) -> Tensor:
     summed = torch.ops._c10d_functional.all_reduce(x.contiguous(), "sum", group)
     waited: Tensor = torch.ops._c10d_functional.wait_tensor(summed)
     return waited
-
-
-class Groups:
-    """The layout as DeepSpeed asks for it, in Megatron-LM's terms. Every rank must make one."""
-
-    def __init__(self, network: GPT, place: Place) -> None:
-        """Tells the network's layers with whom they are shared."""
-        self._place = place
-        self.tensor = group_along(place.tensor, inner=1)
-        self._replicas = group_along(place.replicas, inner=place.tensor)
-        for module in network.modules():
-            if isinstance(module, _SplitLinear):
-                module.group = self.tensor.group_name
-
-    def get_model_parallel_rank(self) -> int:
-        return self._place.tensor_rank
-
-    def get_model_parallel_world_size(self) -> int:
-        return self._place.tensor
-
-    def get_model_parallel_group(self) -> Any:
-        return self.tensor
-
-    def get_data_parallel_rank(self) -> int:
-        return dist.get_rank(self._replicas)
-
-    def get_data_parallel_world_size(self) -> int:
-        return self._place.replicas
-
-    def get_data_parallel_group(self) -> Any:
-        return self._replicas

@@ -21,9 +21,10 @@ import torch.distributed as dist
 from model.config import ModelConfig
 from model.gpt import GPT, Block
 from model.objective import task
+from training.groups import Groups
 from training.parallel_config import Place
 from training.sequence_parallel import SplitSequences
-from training.tensor_parallel import Groups, cut_of, split_layers
+from training.tensor_parallel import cut_of, join_layers, split_layers
 
 BASE = {"n_layer": 4, "n_head": 4, "d_model": 32, "n_ctx": 32, "vocab_size": 64, "end_of_text": 7}
 KINDS = {
@@ -59,11 +60,12 @@ def measured(network: torch.nn.Module, learned, weights: torch.Tensor) -> tuple[
 
 def shared(network: GPT, place: Place) -> torch.nn.Module:
     """The network as `place` divides it."""
-    if place.tensor > 1:
-        split_layers(network, place)
-        Groups(network, place)
-        return network
-    return SplitSequences(network, place)
+    groups = Groups(place)
+    if place.sequence > 1:
+        return SplitSequences(network, place, groups.sequence)
+    split_layers(network, place)
+    join_layers(network, groups.tensor)
+    return network
 
 
 def compared(kind: str, place: Place) -> dict:
