@@ -1,10 +1,13 @@
 """Runs whose processes share layers, against runs whose processes do not; tolerances are in layouts.py."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from launcher.config import RunConfig
 from layouts import SHORT, assert_same, split, train_alone
@@ -12,7 +15,7 @@ from model.config import ModelConfig
 from model.gpt import GPT
 from processes import RUN, events, metrics, thalweg, write_run
 from training.checkpoint import open_network
-from training.parallel_config import Place
+from training.parallel_config import ParallelConfig, Place
 from training.state_files import StateFiles
 from training.tensor_parallel import cut_of, split_layers
 
@@ -53,6 +56,17 @@ def test_the_pieces_of_all_ranks_make_the_whole(bias: bool) -> None:
     assert numel < 0.3 * sum(each.numel() for each in whole.blocks.parameters())
 
 
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
+def test_every_rank_has_a_place_of_its_own_and_shares_with_its_neighbours(
+    data: int, seq: int, tensor: int
+) -> None:
+    world = data * seq * tensor
+    places = [ParallelConfig(sequence=seq, tensor=tensor).place(rank, world) for rank in range(world)]
+    at = [(each.data_rank, each.sequence_rank, each.tensor_rank) for each in places]
+    assert at == list(product(range(data), range(seq), range(tensor)))
+    assert [each.data_rank for each in places if each.counts] == list(range(data)) == list(range(places[0].data_size))
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
@@ -72,6 +86,7 @@ LAYOUTS = [
 def test_a_run_is_that_of_one_process(alone: Path, stage: int, precision: str, processes: int, sequence: int) -> None:
     layout = ["parallel.tensor=2", f"parallel.sequence={sequence}", f"zero.stage={stage}"]
     more = ["train.activation_checkpointing=selective"] if stage in (0, 3) else ["drift.every_steps=2"]
+    more += ["zero.offload_optimizer=cpu"] if stage == 2 else []
     name = f"{stage}-{precision}-{processes}-{sequence}"
     settings = ["--processes", processes, *layout, f"train.precision={precision}", *SHORT, *more, f"run_dir={name}"]
     _, said = thalweg("launch", alone / "run.yaml", *settings, cwd=alone)
