@@ -113,12 +113,6 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _splits_evenly(self) -> "RunConfig":
         self.parallel.check_network(self.model)
-        for section, takes in (("noise_scale", "gradients"), ("layers", "queries and keys")):
-            if self.parallel.sequence > 1 and getattr(self, section).every_steps:
-                raise ValueError(
-                    f"{section}.every_steps does not go with parallel.sequence: it takes {takes} of whole sequences, "
-                    "of which a process has a part only; leave one of them out"
-                )
         return self
 
     def dump(self) -> str:

@@ -167,7 +167,8 @@ def build_engine(
     with _prints_to_log():
         accelerator = Accelerator(deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=config))
         place = Place(dist.get_rank(), dist.get_world_size(), sequence)
-        module: nn.Module = network if sequence == 1 else SplitSequences(network, place)
+        split = SplitSequences(network, place) if sequence > 1 else None
+        module: nn.Module = network if split is None else split
         if precision == "bf16" and not zero.stage:
             module = _CastToBf16(module)
         engine, _ = accelerator.prepare(module, optimizer)
@@ -178,7 +179,8 @@ def build_engine(
     log.info("engine: %s", said(tensor_types(engine, network)))
     if device.type == "cpu" and world > 1:
         log.info("engine: gloo reduces; DeepSpeed's all-reduce through shared memory would have to be compiled")
-    return Engine(engine, network, zero, grad_clip if zero.stage == 0 else None, place)
+    sharing = None if split is None else split.sharing
+    return Engine(engine, network, zero, grad_clip if zero.stage == 0 else None, place, sharing)
 
 
 @torch.no_grad()
@@ -208,9 +210,20 @@ class Engine:
     elsewhere between calls, and at stage 0 in bf16 they are fp32.
     """
 
-    def __init__(self, engine: Any, network: GPT, zero: ZeroConfig, clip_here: float | None, place: Place) -> None:
+    def __init__(
+        self,
+        engine: Any,
+        network: GPT,
+        zero: ZeroConfig,
+        clip_here: float | None,
+        place: Place,
+        sharing: dist.ProcessGroup | None = None,
+    ) -> None:
         self._engine, self.network, self._zero = engine, network, zero
         self._clip_here, self.place = clip_here, place
+        self.sharing = sharing
+        """Those that share this rank's sequences: the sum of their gradients is that of these sequences. None where
+        this rank has them for itself."""
         self.rank, self.world_size = int(engine.global_rank), int(engine.world_size)
         self.device = torch.device(engine.device)
         self._fragments = fragments(engine, network)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 
@@ -13,11 +14,20 @@ class GradientNorms:
     A hook on a leaf sees the sum over all uses of the parameter, once a backward, whatever is computed again on the
     way. At every ZeRO stage it sees it whole, and before DeepSpeed takes it away: in bf16 at stages 1 to 3, otherwise
     in fp32.
+
+    Of ranks that share sequences each has a part of the gradient, and the norm is that of their sum. They go through
+    the same graph, so that their hooks are called in the same order.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], backwards: int, device: torch.device) -> None:
-        """At most so many `backwards` are taken down, until `close`."""
-        watched = list(parameters)
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        backwards: int,
+        device: torch.device,
+        sharing: dist.ProcessGroup | None = None,
+    ) -> None:
+        """At most so many `backwards` are taken down, until `close`; `sharing` are those to sum over, if any."""
+        watched, self._sharing = list(parameters), sharing
         # A row a backward, a column a parameter: a hook fills one place and adds nothing up.
         self._norms = torch.zeros(backwards, len(watched), device=device)
         self.fired = [0] * len(watched)
@@ -32,7 +42,14 @@ class GradientNorms:
         row = self.fired[column]
         self.fired[column] += 1
         if row < len(self._norms):
-            torch.linalg.vector_norm(gradient, dtype=torch.float32, out=self._norms[row, column])
+            torch.linalg.vector_norm(self._summed(gradient), dtype=torch.float32, out=self._norms[row, column])
+
+    def _summed(self, gradient: Tensor) -> Tensor:
+        if self._sharing is None:
+            return gradient
+        summed = gradient.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        dist.all_reduce(summed, group=self._sharing)
+        return summed
 
     @property
     def complete(self) -> bool:

@@ -28,10 +28,10 @@ class SplitSequences(nn.Module):
         """Puts the exchange around the network's attentions. Every rank must call it, with a process group there."""
         super().__init__()
         self.network = network
-        self._place, self._group = place, _group(place)
+        self._place, self.sharing = place, _group(place)
         for module in network.modules():
             if isinstance(module, Attention):
-                module.core = _SplitCore(module.core, self._group)
+                module.core = _SplitCore(module.core, self.sharing)
 
     def forward(
         self, inputs: Tensor, targets: Tensor, places: Tensor | None = None, weights: Tensor | None = None
@@ -49,7 +49,7 @@ class SplitSequences(nn.Module):
         row_weights = own.float() if weights is None else weights[:, None] * own
         total, losses = self.network.losses(hidden, targets, row_weights)
         summed = (losses * own).sum(dim=1)
-        dist.all_reduce(summed, group=self._group)
+        dist.all_reduce(summed, group=self.sharing)
         return total / count, summed / count
 
 

@@ -46,8 +46,8 @@ def lr(step: int) -> float:
     return TRAIN.lr * (1 - step / (2 * STEPS))
 
 
-def built(stage: int, precision: str, micro_batch: int, variant: str = "plain", **zero: object):
-    """The engine of a variant's network; `zero` are more fields of that section."""
+def built(stage: int, precision: str, micro_batch: int, variant: str = "plain", sequence: int = 1, **zero: object):
+    """The engine of a variant's network, `sequence` ranks to a sequence; `zero` are more fields of that section."""
     from training.engine import build_engine
 
     model, recompute, compiles = VARIANTS[variant]
@@ -62,13 +62,14 @@ def built(stage: int, precision: str, micro_batch: int, variant: str = "plain", 
         precision=precision,
         micro_batch=micro_batch,
         grad_clip=TRAIN.grad_clip,
+        sequence=sequence,
     )
 
 
 def dealt(engine, tokens: torch.Tensor, micro_batch: int) -> tuple[Deal, torch.Tensor, torch.Tensor]:
     """How a global batch [N, T + 1] is dealt, this rank's sequences [slots, T + 1] with filler, and their weights."""
-    deal = Deal(len(tokens), engine.world_size, micro_batch)
-    mine = tokens[deal.part(engine.rank)]
+    deal = Deal(len(tokens), engine.place.data_size, micro_batch)
+    mine = tokens[deal.part(engine.place.data_rank)]
     padded = torch.zeros(deal.slots, tokens.shape[1], dtype=torch.int64)
     padded[: len(mine)] = mine
     return deal, padded, (torch.arange(deal.slots) < len(mine)).float()

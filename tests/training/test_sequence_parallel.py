@@ -6,12 +6,13 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from launcher.config import RunConfig
 from layouts import SHORT, assert_same, train_alone
-from processes import RUN, environment, events, thalweg, write_run
+from processes import RUN, environment, events, metrics, thalweg, write_run
 
 WORKER = Path(__file__).with_name("split_worker.py")
 
@@ -73,6 +74,52 @@ def test_a_run_is_that_of_one_process(alone: Path, stage: int, precision: str, p
     assert_same(alone / name, alone / precision, precision)
 
 
+WATCHED = [
+    "noise_scale.every_steps=1", "noise_scale.smoothing=0.5", "layers.every_steps=2", "train.batch_tokens=208",
+    "train.micro_batch=4", "train.tokens=1040", "train.decay_tokens=1040",
+]  # fmt: skip
+"""Five steps of thirteen sequences, an odd number for two groups, which are enough to tell a noise scale."""
+
+
+@pytest.fixture(scope="module")
+def unshared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Watched runs of processes that share nothing: of one in `groups1`, of two in `groups2`."""
+    folder = tmp_path_factory.mktemp("unshared")
+    run = write_run(folder)
+    for processes in (1, 2):
+        thalweg("launch", run, "--processes", processes, *SHORT, *WATCHED, f"run_dir=groups{processes}", cwd=folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "groups", "more"),
+    [
+        (0, 2, []),
+        (1, 2, ["train.activation_checkpointing=selective"]),
+        (3, 2, ["train.activation_checkpointing=1"]),
+        (2, 1, []),
+    ],
+)
+def test_a_run_is_watched_as_that_of_as_many_processes_as_it_has_groups(
+    unshared: Path, stage: int, groups: int, more: list[str]
+) -> None:
+    layout = ["--processes", 2 * groups, "parallel.sequence=2", f"zero.stage={stage}", f"run_dir=stage{stage}"]
+    thalweg("launch", unshared / "run.yaml", *layout, *SHORT, *WATCHED, *more, cwd=unshared)
+    lines, expected = metrics(unshared / f"stage{stage}"), metrics(unshared / f"groups{groups}")
+    assert len(lines) == len(expected) == 5
+    scales = by_step(expected, "noise_scale")
+    assert by_step(lines, "noise_scale") == pytest.approx(scales, rel=1e-4) and len(scales) >= 3
+    for key in ("grad_norm_by_layer", "attention_logit_max_by_layer"):
+        layers = by_step(expected, key)
+        assert by_step(lines, key) == {step: pytest.approx(each, rel=1e-5) for step, each in layers.items()}
+        assert list(layers) == [2, 4]
+
+
+def by_step(lines: list[dict], key: str) -> dict[int, Any]:
+    return {line["step"]: line[key] for line in lines if key in line}
+
+
 @pytest.mark.slow
 def test_a_checkpoint_goes_on_in_any_other_layout(alone: Path) -> None:
     for processes, sequence, stage, tokens in ((4, 2, 3, 240), (1, 1, 1, 400), (2, 2, 2, 560), (4, 4, 3, 800)):
@@ -110,8 +157,6 @@ def test_those_that_share_sequences_read_the_same_text(tmp_path: Path) -> None:
     [
         ({"parallel": {"sequence": 4}}, r"parallel.sequence 4 does not divide model.n_head 2, .* take 2"),
         ({"parallel": {"sequence": 6}, "model": RUN["model"] | {"n_head": 12, "d_model": 48}}, r"n_ctx 16, .* take 4"),
-        ({"parallel": {"sequence": 2}, "noise_scale": {"every_steps": 2}}, r"noise_scale.every_steps does not go with"),
-        ({"parallel": {"sequence": 2}, "layers": {"every_steps": 2}}, r"layers.every_steps does not go with"),
         ({"parallel": {"sequence": 0}}, r"greater than or equal to 1"),
     ],
 )
