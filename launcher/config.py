@@ -113,24 +113,12 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _splits_evenly(self) -> "RunConfig":
         self.parallel.check_network(self.model)
-        for section, takes in (("noise_scale", "gradients"), ("layers", "queries and keys")):
-            if self.parallel.sequence > 1 and getattr(self, section).every_steps:
+        for key in ("hpz_partition_size", "quantized_weights", "quantized_gradients"):
+            if self.parallel.tensor > 1 and getattr(self.zero, key):
                 raise ValueError(
-                    f"{section}.every_steps does not go with parallel.sequence: it takes {takes} of whole sequences, "
-                    "of which a process has a part only; leave one of them out"
+                    f"zero.{key} does not go with parallel.tensor: DeepSpeed makes its groups of neighbouring "
+                    "processes, which hold different pieces; leave one of them out"
                 )
-        if self.parallel.tensor > 1:
-            if self.noise_scale.every_steps:
-                raise ValueError(
-                    "noise_scale.every_steps does not go with parallel.tensor: it takes norms of whole gradients, of "
-                    "which a process has pieces only; leave one of them out"
-                )
-            for key in ("hpz_partition_size", "quantized_weights", "quantized_gradients"):
-                if getattr(self.zero, key):
-                    raise ValueError(
-                        f"zero.{key} does not go with parallel.tensor: DeepSpeed makes its groups of neighbouring "
-                        "processes, which hold different pieces; leave one of them out"
-                    )
         return self
 
     def dump(self) -> str:

@@ -3,21 +3,21 @@
 Of every query and key that see each other in a step's global batch, in all heads, |q . k| / sqrt(width of a head), as
 it goes into the softmax. Kernels of attention give no logits, and compiled blocks call no hooks. So the batch goes
 through the network once more behind the step, without gradients and with its blocks uncompiled, and queries and keys
-are multiplied in fp32, a few queries at a time.
+are multiplied in fp32, a few queries at a time. They are taken where they meet, in the attention's core: a rank that
+shares sequences has there all positions of some of the heads, and the others have the rest.
 """
 
 import math
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from data_pipeline.loader import RankBatch
-from model.attention import Visible
+from data_pipeline.loader import MicroBatch, RankBatch
+from model.attention import Core, Visible
 from model.gpt import Attention
+from model.objective import task
 from training.callback import Callback, StepResult
 from training.collectives import largest
 from training.compilation import uncompiled
@@ -60,31 +60,29 @@ class _Watch:
     """Hooks that take the largest logit of each layer while the network is called, until `close`."""
 
     def __init__(self, network: nn.Module, device: torch.device) -> None:
-        attentions = [each for each in network.modules() if isinstance(each, Attention)]
-        self.most = torch.zeros(len(attentions), device=device)
+        cores = [_core(each) for each in network.modules() if isinstance(each, Attention)]
+        self.most = torch.zeros(len(cores), device=device)
         """By layer, of all calls so far."""
         self.rows = torch.empty(0)
         """The sequences of the next call that count."""
-        self._projected = torch.empty(0)
-        self._hooks: list[RemovableHandle] = []
-        for layer, attention in enumerate(attentions):
-            self._hooks.append(attention.qkv.register_forward_hook(self._keep))
-            self._hooks.append(attention.register_forward_hook(partial(self._take, layer)))
+        self._hooks = [core.register_forward_pre_hook(partial(self._take, layer)) for layer, core in enumerate(cores)]
 
-    def _keep(self, qkv: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        self._projected = output
-
-    def _take(self, layer: int, attention: Attention, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, seen, rotation, _ = inputs
-        q, k, _ = attention.heads(self._projected[self.rows], rotation)
+    def _take(self, layer: int, core: nn.Module, inputs: tuple[Tensor, Tensor, Tensor, Visible]) -> None:
+        q, k, _, seen = inputs
         if seen.documents is not None:
             seen = replace(seen, documents=seen.documents[self.rows])
         if len(self.rows):
-            self.most[layer] = torch.maximum(self.most[layer], largest_logit(q, k, seen))
+            most = largest_logit(q[self.rows], k[self.rows], seen)
+            self.most[layer] = torch.maximum(self.most[layer], most)
 
     def close(self) -> None:
         for hook in self._hooks:
             hook.remove()
+
+
+def _core(attention: Attention) -> Core:
+    """The attention's own core, whatever was put around it."""
+    return next(each for each in attention.core.modules() if isinstance(each, Core))
 
 
 class AttentionLogits(Callback):
@@ -96,25 +94,12 @@ class AttentionLogits(Callback):
 
     def __init__(self, config: LayersConfig) -> None:
         self._every = config.every_steps
-        self._coming: list[tuple[Tensor | None, ...]] = []
-        self._batch: list[tuple[Tensor | None, ...]] = []
-        self._hook: RemovableHandle | None = None
-
-    def on_start(self, run: Run) -> None:
-        if self._every:
-            self._hook = run.engine.network.register_forward_pre_hook(partial(self._keep, run))
-
-    def on_close(self, run: Run) -> None:
-        if self._hook is not None:
-            self._hook.remove()
-
-    def _keep(self, run: Run, network: nn.Module, inputs: tuple[Tensor | None, ...]) -> None:
-        """What the forwards of a step are given: token ids and little else."""
-        if torch.is_grad_enabled() and (run.progress.step + 1) % self._every == 0:
-            self._coming.append(inputs)
+        self._batch: list[MicroBatch] = []
 
     def on_gradients(self, run: Run, batch: RankBatch, losses: Tensor) -> None:
-        self._batch, self._coming = self._coming, []
+        self._batch = []
+        if self._every and (run.progress.step + 1) % self._every == 0:
+            self._batch = batch.micro_batches
 
     def on_step(self, run: Run, result: StepResult) -> None:
         if self._batch:
@@ -127,12 +112,10 @@ class AttentionLogits(Callback):
         network.eval()
         try:
             with uncompiled(network):
-                for inputs in batch:
+                for micro in batch:
                     run.phase.move()
-                    *_, weights = inputs
-                    assert weights is not None, "the loop gives a weight to each sequence"
-                    watch.rows = weights.nonzero().flatten()  # those without any fill up the forwards
-                    run.engine(*inputs)
+                    watch.rows = micro.weights.nonzero().flatten()  # those without any fill up the forwards
+                    run.engine(*task(run.model, micro.tokens, run.stream.seed, micro.positions), micro.weights)
         finally:
             watch.close()
             network.train()

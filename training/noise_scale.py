@@ -58,17 +58,19 @@ def estimate(sizes: Sequence[int], squares: Sequence[float], batch_square: float
 
 
 def forward_sizes(deal: Deal) -> list[int]:
-    """The sequences, filler left out, of every rank's forwards, those of rank 0 first."""
+    """The sequences, filler left out, of the forwards of every rank of the deal, those of rank 0 first."""
     dealt = [part.stop - part.start for part in map(deal.part, range(deal.world_size))]
     return [max(min(each.stop, mine) - each.start, 0) for mine in dealt for each in deal.forwards]
 
 
-def of_means(deal: Deal, squares: Sequence[float]) -> list[float]:
+def of_means(deal: Deal, squares: Sequence[float], replicas: int) -> list[float]:
     """|g_i|^2 of every forward's mean gradient, from those of what its backward adds before the ranks are averaged.
 
     That is the gradient of a sum over sequences, times the number of ranks, over the sequences of the global batch.
+    The ranks are the `replicas` that the engine averages over: where several share each sequence and the sum of theirs
+    is taken, they are as many times those of the `deal`.
     """
-    scale = deal.sequences / deal.world_size
+    scale = deal.sequences / replicas
     return [
         square * (scale / size) ** 2 if size else 0.0 for size, square in zip(forward_sizes(deal), squares, strict=True)
     ]
@@ -165,22 +167,26 @@ class NoiseScale(Callback):
             return
         deal = _deal(run, batch_sequences(run.config, run.stream.n_ctx, run.progress.sequences))
         if sum(map(bool, forward_sizes(deal))) > 1:
-            self._norms = GradientNorms(run.engine.network.parameters(), len(deal.forwards), run.engine.device)
+            engine = run.engine
+            parameters = engine.network.parameters()
+            self._norms = GradientNorms(parameters, len(deal.forwards), engine.device, engine.groups)
         else:
             self._warn(run, _nothing_to_compare(deal))
 
     def _measure(self, run: Run, result: StepResult, norms: GradientNorms) -> None:
         if not math.isfinite(result.grad_norm):  # on every rank alike
             return
-        deal = _deal(run, result.tokens // run.stream.n_ctx)
+        deal, engine = _deal(run, result.tokens // run.stream.n_ctx), run.engine
         squares = norms.squares()
         if not norms.complete:
             squares.fill_(math.nan)  # the other ranks must hear of it, too
-        everywhere = gather_rows(squares[:, None])[:, 0].tolist()
+        mine = squares[: None if engine.place.counts else 0, None]
+        everywhere = gather_rows(mine)[:, 0].tolist()
         if any(map(math.isnan, everywhere)):
             self._warn(run, "a parameter had no gradient, or several, in one backward; nothing is measured")
             return
-        seen = estimate(forward_sizes(deal), of_means(deal, everywhere), result.grad_norm**2)
+        means = of_means(deal, everywhere, engine.place.replicas)
+        seen = estimate(forward_sizes(deal), means, result.grad_norm**2)
         if seen is not None:
             self._smoothed.add(seen)
             run.kept["noise_scale"] = [self._smoothed.noise, self._smoothed.signal]
@@ -202,7 +208,7 @@ class NoiseScale(Callback):
 
 
 def _deal(run: Run, sequences: int) -> Deal:
-    return Deal(sequences, run.engine.world_size, run.config.micro_batch)
+    return Deal(sequences, run.engine.place.data_size, run.config.micro_batch)
 
 
 def _nothing_to_compare(deal: Deal) -> str:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,11 @@ SHORT = [
 """Ten steps of five sequences, an odd number for two groups of processes; some of which are called spikes."""
 
 
+WATCHED = [
+    "noise_scale.every_steps=1", "noise_scale.smoothing=0.5", "layers.every_steps=2", "train.batch_tokens=208",
+    "train.micro_batch=4", "train.tokens=1040", "train.decay_tokens=1040",
+]  # fmt: skip
+"""Five steps of thirteen sequences, an odd number for two groups, which are enough to tell a noise scale."""
 WORKER = Path(__file__).with_name("split_worker.py")
 
 
@@ -70,3 +76,26 @@ def assert_same(run_dir: Path, other: Path, precision: str) -> None:
         assert line["loss_by_source"] == pytest.approx(as_well["loss_by_source"], rel=LOSS_TOLERANCE[precision])
         if validated := as_well.get("validation_loss_by_source"):  # each life of the other one ends with some, too
             assert line["validation_loss_by_source"] == pytest.approx(validated, rel=LOSS_TOLERANCE[precision])
+
+
+def watch_unshared(folder: Path) -> None:
+    """Watched runs of processes that share nothing: of one in `groups1`, of two in `groups2`."""
+    run = write_run(folder)
+    for processes in (1, 2):
+        thalweg("launch", run, "--processes", processes, *SHORT, *WATCHED, f"run_dir=groups{processes}", cwd=folder)
+
+
+def assert_watched_alike(run_dir: Path, unshared: Path) -> None:
+    """That a run is watched as one of as many processes as it has groups that are dealt data."""
+    lines, expected = metrics(run_dir), metrics(unshared)
+    assert len(lines) == len(expected) == 5
+    scales = by_step(expected, "noise_scale")
+    assert by_step(lines, "noise_scale") == pytest.approx(scales, rel=1e-4) and len(scales) >= 3
+    for key in ("grad_norm_by_layer", "attention_logit_max_by_layer"):
+        layers = by_step(expected, key)
+        assert by_step(lines, key) == {step: pytest.approx(each, rel=1e-5) for step, each in layers.items()}
+        assert list(layers) == [2, 4]
+
+
+def by_step(lines: list[dict], key: str) -> dict[int, Any]:
+    return {line["step"]: line[key] for line in lines if key in line}

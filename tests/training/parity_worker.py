@@ -1,6 +1,7 @@
 """One rank of the engine on made-up batches; prints the losses and gradient norms of the steps on rank 0."""
 
 import json
+import os
 import sys
 
 import torch
@@ -13,6 +14,7 @@ from training.collectives import gather_objects, gather_rows
 from training.compilation import compile_blocks
 from training.config import TrainConfig
 from training.optimizer import build_optimizer
+from training.parallel_config import Place
 from training.zero_config import ZeroConfig
 
 MODEL = ModelConfig(n_layer=2, n_head=4, d_model=32, n_ctx=16, vocab_size=64)
@@ -46,8 +48,8 @@ def lr(step: int) -> float:
     return TRAIN.lr * (1 - step / (2 * STEPS))
 
 
-def built(stage: int, precision: str, micro_batch: int, variant: str = "plain", **zero: object):
-    """The engine of a variant's network; `zero` are more fields of that section."""
+def built(stage: int, precision: str, micro_batch: int, variant: str = "plain", sequence: int = 1, **zero: object):
+    """The engine of a variant's network, `sequence` ranks to a sequence; `zero` are more fields of that section."""
     from training.engine import build_engine
 
     model, recompute, compiles = VARIANTS[variant]
@@ -55,6 +57,7 @@ def built(stage: int, precision: str, micro_batch: int, variant: str = "plain", 
     network.initialise(0)
     compile_blocks(network, compiles, stage)
     optimizer = build_optimizer(network, TRAIN)
+    place = Place(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), sequence)
     return build_engine(
         network,
         optimizer,
@@ -62,13 +65,14 @@ def built(stage: int, precision: str, micro_batch: int, variant: str = "plain", 
         precision=precision,
         micro_batch=micro_batch,
         grad_clip=TRAIN.grad_clip,
+        place=place,
     )
 
 
 def dealt(engine, tokens: torch.Tensor, micro_batch: int) -> tuple[Deal, torch.Tensor, torch.Tensor]:
     """How a global batch [N, T + 1] is dealt, this rank's sequences [slots, T + 1] with filler, and their weights."""
-    deal = Deal(len(tokens), engine.world_size, micro_batch)
-    mine = tokens[deal.part(engine.rank)]
+    deal = Deal(len(tokens), engine.place.data_size, micro_batch)
+    mine = tokens[deal.part(engine.place.data_rank)]
     padded = torch.zeros(deal.slots, tokens.shape[1], dtype=torch.int64)
     padded[: len(mine)] = mine
     return deal, padded, (torch.arange(deal.slots) < len(mine)).float()

@@ -33,6 +33,7 @@ from processes import environment, metrics, thalweg, write_run
 from training.config import MetricsConfig, NoiseScaleConfig, TrainConfig
 from training.gradient_norms import GradientNorms
 from training.noise_scale import Estimate, NoiseScale, Smoothed, advice, estimate, forward_sizes, of_means
+from training.parallel_config import Place
 from training.run import Progress, Run
 
 TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}
@@ -75,7 +76,7 @@ def test_equal_gradients_have_no_noise_whatever_rounding_says() -> None:
 def test_forwards_count_without_their_filler() -> None:
     deal = Deal(sequences=5, world_size=3, micro_batch=1)
     assert forward_sizes(deal) == [1, 0, 1, 1, 1, 1]
-    assert of_means(deal, [9.0, 0.0, 9.0, 9.0, 9.0, 9.0]) == pytest.approx([25.0, 0.0, 25.0, 25.0, 25.0, 25.0])
+    assert of_means(deal, [9.0, 0.0, 9.0, 9.0, 9.0, 9.0], 3) == pytest.approx([25.0, 0.0, 25.0, 25.0, 25.0, 25.0])
 
 
 def test_a_linear_regression_has_the_noise_scale_of_its_closed_form() -> None:
@@ -97,7 +98,7 @@ def test_a_linear_regression_has_the_noise_scale_of_its_closed_form() -> None:
         x = torch.randn(deal.sequences, dimensions, generator=generator)
         y = variance**0.5 * torch.randn(deal.sequences, generator=generator)
         squares, whole = _by_ranks(model, deal, x, y)
-        seen = estimate(forward_sizes(deal), of_means(deal, squares), whole)
+        seen = estimate(forward_sizes(deal), of_means(deal, squares, deal.world_size), whole)
         assert seen is not None
         smoothed.add(seen)
     w2 = float(model.weight.detach().square().sum())
@@ -162,7 +163,8 @@ def test_the_advice_compares_the_batch_with_the_noise_scale(noise_scale: float, 
 @pytest.mark.parametrize(("every", "hooked"), [(0, []), (1, [0, 1, 2, 3, 4, 5]), (3, [2, 5])])
 def test_between_measurements_no_parameter_has_a_hook(every: int, hooked: list[int]) -> None:
     network, found = nn.Linear(2, 1), []
-    engine = SimpleNamespace(network=network, rank=0, world_size=2, device=torch.device("cpu"))
+    place, device = Place(0, 2), torch.device("cpu")
+    engine = SimpleNamespace(network=network, rank=0, place=place, groups=None, device=device)
     config = TrainConfig(tokens=100, batch_tokens=4, lr=0.1)
     for step in range(6):
         fields: dict[str, Any] = {"engine": engine, "config": config, "finished": False, "progress": Progress(step)}
@@ -198,11 +200,14 @@ def plain_gradients(precision: str, processes: int, model: ModelConfig = MODEL) 
     return [list(forwards(step)) for step in range(STEPS)]
 
 
-def assert_hooks_see_each_forward(stage: int, precision: str, processes: int, variant: str = "plain") -> None:
+def assert_hooks_see_each_forward(
+    stage: int, precision: str, groups: int, variant: str = "plain", sequence: int = 1
+) -> None:
+    """On so many groups of `sequence` ranks, which share each sequence."""
     worker = Path(__file__).with_name("noise_worker.py")
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(groups * sequence)]
     done = subprocess.run(
-        [sys.executable, "-P", "-m", *torchrun, str(worker), str(stage), precision, variant],
+        [sys.executable, "-P", "-m", *torchrun, str(worker), str(stage), precision, variant, str(sequence)],
         env=environment(),
         capture_output=True,
         text=True,
@@ -210,13 +215,13 @@ def assert_hooks_see_each_forward(stage: int, precision: str, processes: int, va
     )
     assert done.returncode == 0, done.stderr
     tolerance = TOLERANCE[precision]
-    plain = plain_gradients(precision, processes, VARIANTS[variant][0])
+    plain = plain_gradients(precision, groups, VARIANTS[variant][0])
     for step, seen in enumerate(json.loads(done.stdout.splitlines()[-1])):
         sizes, gradients = zip(*plain[step], strict=True)
-        deal = Deal(len(batch(step)), processes, MICRO_BATCH)
+        deal = Deal(len(batch(step)), groups, MICRO_BATCH)
         assert forward_sizes(deal) == list(sizes)
         assert set(seen["fired"]) == {len(deal.forwards)}
-        squares = of_means(deal, seen["squares"])
+        squares = of_means(deal, seen["squares"], groups * sequence)
         assert squares == pytest.approx([float(each.square().sum()) for each in gradients], rel=tolerance)
         mean = sum(size * each for size, each in zip(sizes, gradients, strict=True)) / sum(sizes)
         between = sum(size * float((each - mean).square().sum()) for size, each in zip(sizes, gradients, strict=True))
@@ -242,6 +247,25 @@ def test_what_is_computed_again_or_compiled_is_counted_once(stage: int, precisio
     if VARIANTS[variant][2] and (stage == 3 or shutil.which("g++") is None):
         pytest.skip("nothing is compiled at stage 3, and nothing without a compiler")
     assert_hooks_see_each_forward(stage, precision, 2, variant)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "precision", "groups", "variant"),
+    [
+        (0, "fp32", 2, "every block"),
+        (0, "bf16", 1, "compiled"),
+        (1, "fp32", 2, "selective"),
+        (1, "bf16", 2, "every block"),
+        (2, "bf16", 1, "alternating"),
+        (3, "fp32", 2, "every block"),
+        (3, "bf16", 2, "every second block"),
+    ],
+)
+def test_of_ranks_that_share_sequences_the_sum_is_seen(stage: int, precision: str, groups: int, variant: str) -> None:
+    if VARIANTS[variant][2] and shutil.which("g++") is None:
+        pytest.skip("nothing is compiled without a compiler")
+    assert_hooks_see_each_forward(stage, precision, groups, variant, sequence=2)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from launcher.config import RunConfig
-from layouts import SHORT, assert_same, split, train_alone
+from layouts import SHORT, WATCHED, assert_same, assert_watched_alike, split, train_alone, watch_unshared
 from processes import RUN, events, thalweg, write_run
 
 
@@ -52,6 +52,31 @@ def test_a_run_is_that_of_one_process(alone: Path, stage: int, precision: str, p
     assert_same(alone / name, alone / precision, precision)
 
 
+@pytest.fixture(scope="module")
+def unshared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unshared")
+    watch_unshared(folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "groups", "more"),
+    [
+        (0, 2, []),
+        (1, 2, ["train.activation_checkpointing=selective"]),
+        (3, 2, ["train.activation_checkpointing=1"]),
+        (2, 1, []),
+    ],
+)
+def test_a_run_is_watched_as_that_of_as_many_processes_as_it_has_groups(
+    unshared: Path, stage: int, groups: int, more: list[str]
+) -> None:
+    layout = ["--processes", 2 * groups, "parallel.sequence=2", f"zero.stage={stage}", f"run_dir=stage{stage}"]
+    thalweg("launch", unshared / "run.yaml", *layout, *SHORT, *WATCHED, *more, cwd=unshared)
+    assert_watched_alike(unshared / f"stage{stage}", unshared / f"groups{groups}")
+
+
 @pytest.mark.slow
 def test_a_checkpoint_goes_on_in_any_other_layout(alone: Path) -> None:
     for processes, sequence, stage, tokens in ((4, 2, 3, 240), (1, 1, 1, 400), (2, 2, 2, 560), (4, 4, 3, 800)):
@@ -89,8 +114,6 @@ def test_those_that_share_sequences_read_the_same_text(tmp_path: Path) -> None:
     [
         ({"parallel": {"sequence": 4}}, r"parallel.sequence 4 does not divide model.n_head 2, .* take 2"),
         ({"parallel": {"sequence": 6}, "model": RUN["model"] | {"n_head": 12, "d_model": 48}}, r"n_ctx 16, .* take 4"),
-        ({"parallel": {"sequence": 2}, "noise_scale": {"every_steps": 2}}, r"noise_scale.every_steps does not go with"),
-        ({"parallel": {"sequence": 2}, "layers": {"every_steps": 2}}, r"layers.every_steps does not go with"),
         ({"parallel": {"sequence": 0}}, r"greater than or equal to 1"),
     ],
 )

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.config import RunConfig
-from layouts import SHORT, assert_same, split, train_alone
+from layouts import SHORT, WATCHED, assert_same, assert_watched_alike, split, train_alone, watch_unshared
 from model.config import ModelConfig
 from model.gpt import GPT
-from processes import RUN, events, metrics, thalweg, write_run
+from processes import RUN, events, thalweg, write_run
 from training.checkpoint import open_network
 from training.parallel_config import ParallelConfig, Place
 from training.state_files import StateFiles
@@ -57,9 +57,7 @@ def test_the_pieces_of_all_ranks_make_the_whole(bias: bool) -> None:
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
-def test_every_rank_has_a_place_of_its_own_and_shares_with_its_neighbours(
-    data: int, seq: int, tensor: int
-) -> None:
+def test_every_rank_has_a_place_of_its_own_and_shares_with_its_neighbours(data: int, seq: int, tensor: int) -> None:
     world = data * seq * tensor
     places = [ParallelConfig(sequence=seq, tensor=tensor).place(rank, world) for rank in range(world)]
     at = [(each.data_rank, each.sequence_rank, each.tensor_rank) for each in places]
@@ -95,19 +93,22 @@ def test_a_run_is_that_of_one_process(alone: Path, stage: int, precision: str, p
     assert_same(alone / name, alone / precision, precision)
 
 
+@pytest.fixture(scope="module")
+def unshared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unshared")
+    watch_unshared(folder)
+    return folder
+
+
 @pytest.mark.slow
-def test_layers_tell_what_those_of_a_run_of_one_process_do(tmp_path: Path) -> None:
-    run = write_run(tmp_path)
-    thalweg("train", run, *SHORT, "layers.every_steps=2", "run_dir=one", cwd=tmp_path)
-    shared = ["--processes", 4, "parallel.tensor=2", "zero.stage=2", "layers.every_steps=2", "run_dir=shared"]
-    thalweg("launch", run, *SHORT, *shared, cwd=tmp_path)
-    told = 0
-    for one, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "shared"), strict=True):
-        for key in ("grad_norm_by_layer", "attention_logit_max_by_layer"):
-            assert (key in one) == (key in other)
-            assert other.get(key, {}) == pytest.approx(one.get(key, {}), rel=1e-4)
-            told += key in one
-    assert told == 10
+@pytest.mark.parametrize(("stage", "groups", "sequence"), [(0, 2, 1), (1, 1, 2), (2, 1, 1), (3, 2, 1)])
+def test_a_run_is_watched_as_that_of_as_many_processes_as_it_has_groups(
+    unshared: Path, stage: int, groups: int, sequence: int
+) -> None:
+    layout = ["--processes", 2 * groups * sequence, f"parallel={{tensor: 2, sequence: {sequence}}}"]
+    settings = [*layout, f"zero.stage={stage}", *SHORT, *WATCHED, f"run_dir=stage{stage}"]
+    thalweg("launch", unshared / "run.yaml", *settings, cwd=unshared)
+    assert_watched_alike(unshared / f"stage{stage}", unshared / f"groups{groups}")
 
 
 @pytest.mark.slow
@@ -151,7 +152,6 @@ def test_a_checkpoint_of_pieces_is_a_network_to_everyone(tmp_path: Path) -> None
             {"parallel": {"tensor": 2, "sequence": 2}},
             r"sequence 2 times parallel.tensor 2 does not divide model.n_head 2",
         ),
-        ({"parallel": {"tensor": 2}, "noise_scale": {"every_steps": 2}}, r"noise_scale.every_steps does not go with"),
         (
             {"parallel": {"tensor": 2}, "zero": {"stage": 3, "hpz_partition_size": 2}},
             r"zero.hpz_partition_size does not go with parallel.tensor",

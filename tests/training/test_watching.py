@@ -223,12 +223,15 @@ def test_a_run_that_is_watched_trains_as_it_would_without(
 
 
 @pytest.mark.slow
-def test_bands_documents_rotations_and_mup_are_heeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("processes", "sequence"), [(2, 1), (4, 2)])
+def test_bands_documents_rotations_and_mup_are_heeded(
+    tmp_path: Path, processes: int, sequence: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = write_run(tmp_path)
     write_large_weights(tmp_path, **BANDED)
     model = [f"model.{key}={json.dumps(value)}" for key, value in BANDED.items()]
-    options = [*model, "train.activation_checkpointing=1", "train.micro_batch=1"]
-    assert_watched(launch(run, 2, 1, "fp32", *options, *watching()), "fp32", monkeypatch)
+    options = [*model, "train.activation_checkpointing=1", "train.micro_batch=1", f"parallel.sequence={sequence}"]
+    assert_watched(launch(run, processes, 1, "fp32", *options, *watching()), "fp32", monkeypatch)
 
 
 @pytest.mark.slow
