@@ -320,16 +320,19 @@ class Engine:
         return steps_taken(self._engine)
 
     @torch.no_grad()
-    def restore(self, weights: StateFiles, moments: StateFiles, optimizer_steps: int) -> None:
+    def restore(
+        self, weights: StateFiles, moments: StateFiles, optimizer_steps: int, moved: Callable[[], None] = lambda: None
+    ) -> None:
         """Takes over what `parts` gave on other ranks, however many and at whatever stage. Every rank must call it.
 
-        Raises InputError where something is missing.
+        `moved` is called for each part that is read. Raises InputError where something is missing.
         """
         forget_moments(self._engine)
         for home, held in by_home(self._fragments):
             with in_memory(self._engine, home, changes=True):
                 state = set_steps(self._engine, home, optimizer_steps) if optimizer_steps else {}
                 for each in held:
+                    moved()
                     stop = each.start + each.numel
                     each.of(home).copy_(weights.read(each.name, each.start, stop))
                     for moment in MOMENTS if optimizer_steps else ():
