@@ -47,6 +47,17 @@ def test_utilisation_is_that_of_flops_counted_by_hand(run: Path, assignments: li
         assert line["hfu"] / line["mfu"] == pytest.approx(computed / MODEL_FLOPS, rel=1e-9)
 
 
+@pytest.mark.slow
+def test_masked_positions_are_computed_by_each_rank_that_shares_a_sequence(run: Path) -> None:
+    """Two of 16 positions are masked."""
+    layout = ["--processes", 2, "parallel.sequence=2", f"metrics.peak_flops={PEAK}", "train.tokens=160"]
+    thalweg("launch", run, *layout, "model.objective=denoise", cwd=run.parent)
+    blocks, output = 3 * 2 * BLOCK, 6 * 32 * 2 / 16
+    for line in metrics(run.parent / "runs" / "t"):
+        computed, needed = blocks + 2 * output * 384, blocks + output * 257
+        assert line["hfu"] / line["mfu"] == pytest.approx(computed / needed, rel=1e-9)
+
+
 @pytest.mark.parametrize(
     ("device", "bf16", "fp32"),
     [
