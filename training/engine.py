@@ -37,7 +37,7 @@ from training.fragments import (
     set_steps,
     steps_taken,
 )
-from training.nvme import prepare_nvme, remove_swapped
+from training.nvme import prepare_nvme, remove_swapped, with_own_folder
 from training.parallel_config import Place
 from training.sequence_parallel import SplitSequences
 from training.state_files import Part, StateFiles
@@ -156,6 +156,7 @@ def build_engine(
     _prepare_deepspeed()
     if zero.uses_nvme:
         prepare_nvme(zero)
+        zero = with_own_folder(zero)
     # DeepSpeed reads the environment, and the prepared logger and table, while it is imported and started.
     from accelerate import Accelerator, DeepSpeedPlugin
     from deepspeed import DeepSpeedEngine, __version__
@@ -178,7 +179,7 @@ def build_engine(
     log.info("engine: %s", said(tensor_types(engine, network)))
     if device.type == "cpu" and world > 1:
         log.info("engine: gloo reduces; DeepSpeed's all-reduce through shared memory would have to be compiled")
-    return Engine(engine, network, zero, grad_clip if zero.stage == 0 else None, place)
+    return Engine(engine, network, grad_clip if zero.stage == 0 else None, place)
 
 
 @torch.no_grad()
@@ -194,6 +195,7 @@ def leave(code: int) -> NoReturn:
     A thread of gloo may still hold a tensor of the last collective. When it lets go of it while the interpreter
     ends, it aborts the process: a run that was done would end with SIGABRT (1 in 10 at stage 3).
     """
+    remove_swapped()
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # whoever read it is gone
@@ -208,8 +210,8 @@ class Engine:
     elsewhere between calls, and at stage 0 in bf16 they are fp32.
     """
 
-    def __init__(self, engine: Any, network: GPT, zero: ZeroConfig, clip_here: float | None, place: Place) -> None:
-        self._engine, self.network, self._zero = engine, network, zero
+    def __init__(self, engine: Any, network: GPT, clip_here: float | None, place: Place) -> None:
+        self._engine, self.network = engine, network
         self._clip_here, self.place = clip_here, place
         self.rank, self.world_size = int(engine.global_rank), int(engine.world_size)
         self.device = torch.device(engine.device)
@@ -270,7 +272,6 @@ class Engine:
     def close(self) -> None:
         """Ends the processes' group, once all ranks have come here."""
         dist.barrier()
-        remove_swapped(self._zero)
         dist.destroy_process_group()
 
     def set_lr(self, lr: float) -> None:
