@@ -279,9 +279,10 @@ class Engine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr * group["lr_multiple"]
 
-    def parts(self, *, copied: bool = False) -> dict[str, list[Part]]:
-        """Parts of the fp32 `weights` that are this rank's, and of the `moments`, none before the first step.
+    def parts(self, *, moments: bool = True, copied: bool = False) -> dict[str, list[Part]]:
+        """Parts of the fp32 `weights` that are this rank's, and of the `moments`.
 
+        Of these there are none before the first step, and where they are not asked for.
         Those of all ranks make the whole. They share memory with what is trained, unless they are to be `copied` to
         the CPU; what lies on an nvme is always a copy.
         """
@@ -294,7 +295,7 @@ class Engine:
                 parts["moments"] += [
                     each.part(f"{moment}/{each.name}", state[home][moment], copies)
                     for each in held
-                    for moment in (MOMENTS if home in state else ())
+                    for moment in (MOMENTS if moments and home in state else ())
                 ]
         return parts
 

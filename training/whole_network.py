@@ -28,7 +28,7 @@ class _Weights:
         self.modules = [module for module in network.modules() if any(True for _ in module.parameters(recurse=False))]
         names = {id(module): name for name, module in network.named_modules()}
         self._names = [names[id(module)] for module in self.modules]
-        self._parts = {part.name: part for part in engine.parts()["weights"]}
+        self._parts = {part.name: part for part in engine.parts(moments=False)["weights"]}
         self._engine, self._moved = engine, moved
 
     def serve(self) -> None:
