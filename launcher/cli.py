@@ -283,7 +283,13 @@ def verify(
 
 def main() -> None:
     """Runs the command line: exit code 2 for wrong configuration or bad input, 1 for a failure while running."""
-    code = _run()
+    try:
+        code = _run()
+    except AskedToEnd as asked:  # also while a failure was told
+        if os.environ.get("RANK", "0") == "0":
+            sys.stderr.write(f"{asked}\n")
+        code = ASKED_TO_END
+    signals.only_note()
     if engine := sys.modules.get("training.engine"):
         engine.leave(code)
     sys.exit(code)
@@ -303,10 +309,6 @@ def _run() -> int:
     except OSError as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
-    except AskedToEnd as asked:
-        if os.environ.get("RANK", "0") == "0":
-            sys.stderr.write(f"{asked}\n")
-        return ASKED_TO_END
     except KeyboardInterrupt:
         return 130
     except Exception:

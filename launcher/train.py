@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,7 @@ def check_run(config: RunConfig, resume: str, world_size: int) -> tuple[Stream, 
     if folder is None and config.train.init_from is not None:
         check_weights(config.train.init_from, config.model, stream.vocabulary)
     changes = check(config, folder, stream, world_size) if folder else []
-    refuse_too_little_data(config, stream, progress_at(folder))
+    refuse_too_little_data(config, stream, progress_at(config, folder))
     return stream, folder, changes
 
 
@@ -69,12 +70,16 @@ def check_vocabulary(config: RunConfig, vocabulary: Vocabulary) -> None:
         )
 
 
-def progress_at(folder: Path | None) -> "Progress":
-    """How far a run has come that goes on from `folder`, or begins."""
+def progress_at(config: RunConfig, folder: Path | None) -> "Progress":
+    """How far a run has come that goes on from `folder`, or begins; with what it has decided to leave out since."""
+    from training import skipped
     from training.checkpoint import read_progress
     from training.run import Progress
 
-    return read_progress(folder)[1] if folder else Progress()
+    if folder is None:
+        return Progress()
+    done = read_progress(folder)[1]
+    return replace(done, stream=skipped.leaving_out(done.stream, skipped.read(config.folder)))
 
 
 def last_position(config: RunConfig, done: "Progress") -> int:
@@ -112,7 +117,7 @@ def train_rank(config: RunConfig, resume: str, signals: Signals) -> None:
     if folder is None:
         config = pinned(config)
     if rank == 0:
-        announce(config, stream, world_size, last_position(config, progress_at(folder)))
+        announce(config, stream, world_size, last_position(config, progress_at(config, folder)))
         for change in changes:
             log.info("changed since %s: %s", folder and folder.name, change)
 

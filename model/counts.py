@@ -64,9 +64,8 @@ def computed_flops_per_token(
     product but those of attention in layers of bands or documents where they go through FlexAttention. What
     attention's own kernels repeat or leave out inside is not counted.
     """
-    d, padding = config.d_model, config.embedding_rows - config.vocab_size
-    flops = training_flops_per_token(config) + 6.0 * d * padding * _share_predicted(config)
-    layers = range(config.n_layer)
+    d, layers = config.d_model, range(config.n_layer)
+    flops = 3.0 * sum(_block_forward(config, each) for each in layers) + output_flops_per_token(config)
     if recompute == "selective":
         masked = [each for each in layers if config.document_mask or _seen(config, each) < config.n_ctx]
         return flops + sum(_attention_forward(config, each) for each in masked if flex_attention)
@@ -74,6 +73,11 @@ def computed_flops_per_token(
         return flops
     last = 0.0 if whole_blocks else 2.0 * d * config.ff_width
     return flops + sum(_block_forward(config, each) - last for each in layers if each % recompute == 0)
+
+
+def output_flops_per_token(config: ModelConfig) -> float:
+    """Those of the output layer with the vocabulary's padding, forward and backward, per token of a sequence."""
+    return 6.0 * config.d_model * config.embedding_rows * _share_predicted(config)
 
 
 def _block_forward(config: ModelConfig, layer: int) -> float:

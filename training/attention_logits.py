@@ -22,7 +22,6 @@ from training.callback import Callback, StepResult
 from training.collectives import largest
 from training.compilation import uncompiled
 from training.run import Run
-from training.run_folder import finite
 from training.watching_config import LayersConfig
 
 SCORES = 2**26
@@ -106,7 +105,7 @@ class AttentionLogits(Callback):
             run.fields["attention_logit_max_by_layer"] = self._measure(run)
 
     @torch.no_grad()
-    def _measure(self, run: Run) -> dict[str, float | None]:
+    def _measure(self, run: Run) -> dict[str, float]:
         network, batch, self._batch = run.engine.network, self._batch, []
         watch = _Watch(network, run.engine.device)
         network.eval()
@@ -120,4 +119,4 @@ class AttentionLogits(Callback):
             watch.close()
             network.train()
         most = largest(watch.most.tolist(), run.engine.device)
-        return {f"blocks.{layer}": finite(each) for layer, each in enumerate(most)}
+        return {f"blocks.{layer}": each for layer, each in enumerate(most)}

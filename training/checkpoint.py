@@ -161,7 +161,8 @@ def load(run: Run, folder: Path) -> None:
         raise InputError(f"{all_faults[0]}; resume from another checkpoint with --resume RUN_DIR@STEP")
     state, run.progress = read_progress(folder)
     run.checkpoint = folder
-    run.engine.restore(StateFiles(folder / "weights"), StateFiles(folder / "moments"), state["optimizer_steps"])
+    weights, moments = StateFiles(folder / "weights"), StateFiles(folder / "moments")
+    run.engine.restore(weights, moments, state["optimizer_steps"], run.phase.move)
     if run.stream.texts and any(name.startswith("texts/") for name in manifest.files):
         path = folder / text_states_file(run.engine.place.data_rank)
         if not path.exists():

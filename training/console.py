@@ -1,6 +1,7 @@
 """What a person sees of a run: a progress line on a terminal, plain lines elsewhere, a table at the end."""
 
 import logging
+import math
 from collections import deque
 from typing import Any
 
@@ -84,7 +85,7 @@ class ConsoleReport(Callback):
 
 
 def _number(value: float | None, form: str) -> str:
-    return "not finite" if value is None else format(value, form)
+    return format(value, form) if value is not None and math.isfinite(value) else "not finite"
 
 
 def _sources(line: dict[str, Any]) -> list[str]:

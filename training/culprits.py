@@ -10,7 +10,6 @@ from data_pipeline.loader import RankBatch
 from data_pipeline.source import Source
 from training.collectives import gather_rows
 from training.run import Run
-from training.run_folder import finite
 
 NAMED = 8
 """Sequences that are named with their documents; all others lie in the range of positions."""
@@ -42,7 +41,7 @@ def culprits(run: Run, batch: RankBatch, losses: Tensor) -> dict[str, Any]:
 def _described(run: Run, row: list[int], loss: float) -> dict[str, Any]:
     position, number, epoch, window, _ = row
     source = run.stream.sources[number]
-    said: dict[str, Any] = {"position": position, "source": source.name, "loss": finite(loss)}
+    said: dict[str, Any] = {"position": position, "source": source.name, "loss": loss}
     if not isinstance(source, Source):
         return said
     shard, start = source.place(window)

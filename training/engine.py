@@ -40,7 +40,7 @@ from training.fragments import (
     steps_taken,
 )
 from training.groups import Groups
-from training.nvme import prepare_nvme, remove_swapped
+from training.nvme import prepare_nvme, remove_swapped, with_own_folder
 from training.parallel_config import Place
 from training.sequence_parallel import SplitSequences
 from training.state_files import Part, StateFiles
@@ -175,6 +175,7 @@ def build_engine(
     _prepare_deepspeed()
     if zero.uses_nvme:
         prepare_nvme(zero)
+        zero = with_own_folder(zero)
     # DeepSpeed reads the environment, and the prepared logger and table, while it is imported and started.
     from accelerate import Accelerator, DeepSpeedPlugin
     from deepspeed import DeepSpeedEngine, __version__
@@ -201,7 +202,7 @@ def build_engine(
     log.info("engine: %s", said(tensor_types(engine, network)))
     if device.type == "cpu" and world > 1:
         log.info("engine: gloo reduces; DeepSpeed's all-reduce through shared memory would have to be compiled")
-    return Engine(engine, network, zero, grad_clip if zero.stage == 0 else None, place, groups)
+    return Engine(engine, network, grad_clip if zero.stage == 0 else None, place, groups)
 
 
 @torch.no_grad()
@@ -217,6 +218,7 @@ def leave(code: int) -> NoReturn:
     A thread of gloo may still hold a tensor of the last collective. When it lets go of it while the interpreter
     ends, it aborts the process: a run that was done would end with SIGABRT (1 in 10 at stage 3).
     """
+    remove_swapped()
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # whoever read it is gone
@@ -235,10 +237,8 @@ class Engine:
     elsewhere between calls, and at stage 0 in bf16 they are fp32.
     """
 
-    def __init__(
-        self, engine: Any, network: GPT, zero: ZeroConfig, clip_here: float | None, place: Place, groups: Groups
-    ) -> None:
-        self._engine, self.network, self._zero = engine, network, zero
+    def __init__(self, engine: Any, network: GPT, clip_here: float | None, place: Place, groups: Groups) -> None:
+        self._engine, self.network = engine, network
         self._clip_here, self.place, self.groups = clip_here, place, groups
         self.rank, self.world_size = int(engine.global_rank), int(engine.world_size)
         self.device = torch.device(engine.device)
@@ -303,7 +303,6 @@ class Engine:
     def close(self) -> None:
         """Ends the processes' group, once all ranks have come here."""
         dist.barrier()
-        remove_swapped(self._zero)
         dist.destroy_process_group()
 
     def set_lr(self, lr: float) -> None:
@@ -311,9 +310,10 @@ class Engine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr * group["lr_multiple"]
 
-    def parts(self, *, copied: bool = False) -> dict[str, list[Part]]:
-        """Parts of the fp32 `weights` that are this rank's, and of the `moments`, none before the first step.
+    def parts(self, *, moments: bool = True, copied: bool = False) -> dict[str, list[Part]]:
+        """Parts of the fp32 `weights` that are this rank's, and of the `moments`.
 
+        Of these there are none before the first step, and where they are not asked for.
         Those of all ranks make the whole. They share memory with what is trained, unless they are to be `copied` to
         the CPU; what lies on an nvme is always a copy.
         """
@@ -326,7 +326,7 @@ class Engine:
                 parts["moments"] += [
                     each.part(f"{moment}/{each.name}", state[home][moment], copies)
                     for each in held
-                    for moment in (MOMENTS if home in state else ())
+                    for moment in (MOMENTS if moments and home in state else ())
                 ]
         return parts
 
@@ -355,16 +355,19 @@ class Engine:
         return steps_taken(self._engine)
 
     @torch.no_grad()
-    def restore(self, weights: StateFiles, moments: StateFiles, optimizer_steps: int) -> None:
+    def restore(
+        self, weights: StateFiles, moments: StateFiles, optimizer_steps: int, moved: Callable[[], None] = lambda: None
+    ) -> None:
         """Takes over what `parts` gave on other ranks, however many and at whatever stage. Every rank must call it.
 
-        Raises InputError where something is missing.
+        `moved` is called for each part that is read. Raises InputError where something is missing.
         """
         forget_moments(self._engine)
         for home, held in by_home(self._fragments):
             with in_memory(self._engine, home, changes=True):
                 state = set_steps(self._engine, home, optimizer_steps) if optimizer_steps else {}
                 for each in held:
+                    moved()
                     stop = each.start + each.numel
                     each.of(home).copy_(weights.read(each.name, each.start, stop, each.cut))
                     for moment in MOMENTS if optimizer_steps else ():

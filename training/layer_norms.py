@@ -12,7 +12,6 @@ from data_pipeline.loader import RankBatch
 from training.callback import Callback, StepResult
 from training.engine import Engine
 from training.run import Run
-from training.run_folder import finite
 from training.watching_config import LayersConfig
 
 
@@ -39,7 +38,7 @@ def _square(values: Tensor) -> Tensor:
 
 
 class LayerNorms(Callback):
-    """Puts `grad_norm_by_layer` into the line of every few steps; null where a layer's is not finite."""
+    """Puts `grad_norm_by_layer` into the line of every few steps."""
 
     def __init__(self, config: LayersConfig) -> None:
         self._every = config.every_steps
@@ -52,4 +51,4 @@ class LayerNorms(Callback):
 
     def on_step(self, run: Run, result: StepResult) -> None:
         if self._norms is not None:
-            run.fields["grad_norm_by_layer"] = {layer: finite(norm) for layer, norm in self._norms.items()}
+            run.fields["grad_norm_by_layer"] = self._norms

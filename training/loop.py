@@ -11,7 +11,7 @@ from data_pipeline.read_ahead import Interrupted
 from model.objective import task
 from training.batch_ramp import batches
 from training.callback import Callback, StepResult
-from training.collectives import gather_values
+from training.collectives import any_rank, gather_values
 from training.run import Progress, Run
 from training.schedule import learning_rate
 
@@ -28,8 +28,8 @@ def train(run: Run, callbacks: Sequence[Callback]) -> None:
             if batch is None:
                 break
             result = _step(run, batch, callbacks)
-            run.signals.has_to_save = True
             run.phase.enter("after the step")
+            run.signals.only_note_on_all_ranks(lambda: any_rank(False, run.engine.device))
             if _is_rolled_back(run, result, callbacks):
                 loader.leave_off()
                 loader = _loader(run)

@@ -12,7 +12,6 @@ from training.callback import Callback, StepResult
 from training.collectives import largest
 from training.config import MetricsConfig
 from training.run import Run
-from training.run_folder import finite
 from training.utilisation import Utilisation
 
 Sink = Callable[[dict[str, Any]], None]
@@ -60,7 +59,7 @@ class Metrics(Callback):
             "target_share_by_source": run.ledger.target_share_by_source(run.progress.stream),
             "epochs_by_source": run.ledger.epochs_by_source,
             "lr": result.lr,
-            "grad_norm": finite(result.grad_norm),
+            "grad_norm": result.grad_norm,
             **({"steps_left_out": self._left_out} if self._left_out else {}),
             "batch_tokens": result.tokens,
             "tokens_per_second": (run.tokens - self._tokens) / seconds,

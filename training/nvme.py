@@ -1,9 +1,13 @@
-"""What offloading to a disk needs: libaio, and DeepSpeed's module for it, which is compiled at its first use."""
+"""What offloading to a disk needs: libaio, DeepSpeed's module for it, compiled at its first use, and room there."""
 
+import fcntl
 import logging
 import os
 import shutil
+import uuid
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from data_pipeline.errors import InputError
 from training.zero_config import ZeroConfig
@@ -48,7 +52,39 @@ def _find_ninja() -> None:
         os.environ["PATH"] = os.pathsep.join([ninja.BIN_DIR, os.environ.get("PATH", "")])
 
 
-def remove_swapped(zero: ZeroConfig) -> None:
-    """Removes what DeepSpeed left below `nvme_path`, once no process reads it any more."""
-    if zero.nvme_path is not None:
-        shutil.rmtree(Path(zero.nvme_path) / "zero_stage_3", ignore_errors=True)
+_locks: dict[Path, IO[str]] = {}
+"""This process's, held until it ends, however that comes about."""
+
+
+def with_own_folder(zero: ZeroConfig) -> ZeroConfig:
+    """With a folder below `nvme_path` that belongs to this process alone, whatever other lives of the run do there.
+
+    What processes that are gone have left is removed. A lock beside a folder tells whether its owner still runs.
+    """
+    assert zero.nvme_path is not None
+    for path in zero.nvme_path.glob("*.lock"):
+        with suppress(OSError), path.open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(path)
+    name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    prepared = zero.nvme_path / f".{name}"
+    lock = prepared.open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    _locks[prepared.rename(zero.nvme_path / f"{name}.lock")] = lock  # nobody sees it before it is held
+    own = zero.nvme_path / name
+    own.mkdir()
+    return zero.model_copy(update={"nvme_path": own})
+
+
+def remove_swapped() -> None:
+    """Removes what this process has on an nvme, which it needs no more."""
+    for path in _locks:
+        _remove(path)
+
+
+def _remove(lock: Path) -> None:
+    """Removes a folder, and then the lock beside it: who is interrupted leaves the rest to others."""
+    folder = lock.with_suffix("")
+    shutil.rmtree(folder, ignore_errors=True)
+    if not folder.exists():
+        lock.unlink(missing_ok=True)

@@ -71,6 +71,7 @@ class RunFolder:
     """Appends to a run's files. Only rank 0 writes; the other ranks' folders are mute.
 
     All that writes raises Superseded, and changes nothing, once another life has taken over (training/fence.py).
+    In the lines that it appends a float that is not finite is null: JSON has no such number.
     """
 
     def __init__(self, path: Path, *, writes: bool, takeover_after: float = TAKEOVER_AFTER) -> None:
@@ -124,7 +125,7 @@ class RunFolder:
         if _begun(self.path) > self.life:
             return
         with (self.path / "events.jsonl").open("a") as file:
-            file.write(json.dumps(self._event(event, step, tokens) | details) + "\n")
+            file.write(_as_json(self._event(event, step, tokens) | details) + "\n")
 
     def _event(self, event: str, step: int, tokens: int) -> dict[str, Any]:
         return {"time": time.time(), "life": self.life, "event": event, "step": step, "tokens": tokens}
@@ -141,7 +142,7 @@ class RunFolder:
         if not self._writes:
             return
         with self._appending:
-            self._waiting.append((self.path / name, json.dumps(line)))
+            self._waiting.append((self.path / name, _as_json(line)))
             try:
                 self._write_waiting()
             except OSError as error:
@@ -162,9 +163,17 @@ class RunFolder:
             file.write(("\n" if torn else "") + line + "\n")
 
 
-def finite(value: float) -> float | None:
-    """The value, or None, JSON's null, where it is not finite, which JSON has no number for."""
-    return value if math.isfinite(value) else None
+def _as_json(line: dict[str, Any]) -> str:
+    return json.dumps(_finite(line), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """The value with None in the place of every float in it that is not finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _begun(path: Path) -> int:

@@ -39,7 +39,7 @@ class Samples(Callback):
         before = run.tokens - result.tokens
         if before // every < run.tokens // every or run.finished:
             with run.phase.inside("samples"):
-                with_whole_network(run.engine, run.model, lambda network: self._write(run, network))
+                with_whole_network(run.engine, run.model, lambda network: self._write(run, network), run.phase.move)
 
     def _write(self, run: Run, network: GPT) -> None:
         config, end_of_text = self._config, run.stream.vocabulary.end_of_text

@@ -2,7 +2,7 @@
 
 A handler only notes the signal. The loop asks for it between batches, validation between its forwards, and waiting for
 data ends with it, so that all ranks leave together at the end of a step, with a checkpoint. While there is nothing to
-save, up to the end of the first step and what is compiled in it, the process leaves where it stands.
+save, up to the end of the first step and what is compiled in it, the first one has the process leave where it stands.
 
 A second SIGINT ends the process at once, also where the main thread waits inside of a collective, in which no handler
 of Python's runs: a thread hears of signals by the file that the interpreter writes their numbers to.
@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 from training.errors import AskedToEnd
@@ -24,8 +25,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self.has_to_save = False
-        """Whether there is anything that a checkpoint must hold before the process may leave."""
+        self._leaves_at_once = True
 
     def asked(self) -> bool:
         """Whether this process was asked to end."""
@@ -40,10 +40,34 @@ class Signals:
         for number in ASKING:
             signal.signal(number, self._receive)
 
+    def only_note(self) -> None:
+        """From now on a signal breaks into nothing."""
+        self._leaves_at_once = False
+
+    def only_note_on_all_ranks(self, meet: Callable[[], object]) -> None:
+        """The same, from the first call on. Behind `meet`, which waits for all ranks, none leaves at once any more.
+
+        Raises AskedToEnd where another one has left before that and this one was asked to, too.
+        """
+        if not self._leaves_at_once:
+            return
+        self.only_note()
+        try:
+            meet()
+        except RuntimeError:
+            self._leaves_at_once = True
+            if self.asked():
+                raise self._nothing_to_save() from None
+            raise
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.received = self.received or signal.Signals(number)
-        if not self.has_to_save:
-            raise AskedToEnd(f"{self.received.name}: asked to end before there was anything to save")
+        is_first, self.received = self.received is None, self.received or signal.Signals(number)
+        if is_first and self._leaves_at_once:  # a second one must not break into the leaving
+            raise self._nothing_to_save()
+
+    def _nothing_to_save(self) -> AskedToEnd:
+        assert self.received is not None
+        return AskedToEnd(f"{self.received.name}: asked to end before there was anything to save")
 
 
 def _end_at_second_interrupt(reading: int) -> None:

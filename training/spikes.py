@@ -20,7 +20,6 @@ from training.errors import RunError
 from training.outliers import robust_z
 from training.rollback import NothingToGoBackToError, roll_back
 from training.run import Run
-from training.run_folder import finite
 
 log = logging.getLogger("thalweg.train")
 
@@ -38,8 +37,8 @@ class Spike(NamedTuple):
     """loss, grad_norm or both."""
     is_finite: bool
     policy: str
-    measured: dict[str, float | None]
-    """Loss, gradient norm and how far each stands out; None for what is not finite."""
+    measured: dict[str, float]
+    """Loss, gradient norm and how far each stands out."""
 
 
 class Spikes(Callback):
@@ -71,8 +70,7 @@ class Spikes(Callback):
         far = [name for name, score in scores.items() if score > self._config.threshold]
         if not broken and not far:
             return None
-        numbers = values | {f"{name}_deviations": score for name, score in scores.items()}
-        measured = {name: finite(value) for name, value in numbers.items()}
+        measured = values | {f"{name}_deviations": score for name, score in scores.items()}
         policy = self._config.not_finite if broken else self._config.outlier
         return Spike(" and ".join(broken or far), not broken, policy, measured)
 

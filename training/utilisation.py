@@ -5,7 +5,9 @@
 
 as Chowdhery et al. 2022, appendix B, define them. FLOPs per token are counted by `model.counts`: the model's are those
 of all matrix products of a forward and a backward pass, none counted twice; the computed ones add what activation
-checkpointing repeats and the vocabulary's padding. Computed tokens count the filler sequences of uneven batches, too.
+checkpointing repeats, the vocabulary's padding, and the output layer, as often as it is computed: by each of the ranks
+that share a layer, and at masked positions by each of those that share a sequence. Computed tokens count the filler
+sequences of uneven batches, too.
 Both are of the wall clock, like `tokens_per_second`: validation, saving and waiting count as time without FLOPs.
 """
 
@@ -18,7 +20,7 @@ from torch.nn import functional as F
 
 from data_pipeline.deal import Deal
 from model.attention import FLEX_DEVICES, FLEX_WIDTH
-from model.counts import computed_flops_per_token, training_flops_per_token
+from model.counts import computed_flops_per_token, output_flops_per_token, training_flops_per_token
 from training.callback import StepResult
 from training.run import Run
 
@@ -67,6 +69,9 @@ class Utilisation:
         self._computed = computed_flops_per_token(
             model, network.recompute, whole_blocks=whole_blocks, flex_attention=flex
         )
+        place = run.engine.place
+        copies = place.tensor if model.causal else place.sharing
+        self._computed += (copies - 1) * output_flops_per_token(model)
         self.begin()
 
     def begin(self) -> None:

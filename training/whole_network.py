@@ -25,12 +25,12 @@ _DONE = -1
 class _Weights:
     """Brings the weights of one module at a time from all ranks to rank 0."""
 
-    def __init__(self, engine: Engine, network: GPT) -> None:
+    def __init__(self, engine: Engine, network: GPT, moved: Callable[[], None]) -> None:
         self.modules = [module for module in network.modules() if any(True for _ in module.parameters(recurse=False))]
         names = {id(module): name for name, module in network.named_modules()}
         self._names = [names[id(module)] for module in self.modules]
-        self._parts = {part.name: part for part in engine.parts()["weights"]}
-        self._engine = engine
+        self._parts = {part.name: part for part in engine.parts(moments=False)["weights"]}
+        self._engine, self._moved = engine, moved
 
     def serve(self) -> None:
         """On the other ranks: hands over what rank 0 asks for, until it is done."""
@@ -52,6 +52,7 @@ class _Weights:
 
     def _reduced(self, at: int) -> None:
         """Every number is on one rank, and zero on the others: their sum is exact."""
+        self._moved()
         module = self.modules[at]
         own = dict(module.named_parameters(recurse=False))
         flat = torch.zeros(sum(each.numel() for each in own.values()), device=self._engine.device)
@@ -74,14 +75,17 @@ def _fill_in(whole: Tensor, part: Part) -> None:
 
 
 @torch.no_grad()
-def with_whole_network(engine: Engine, config: ModelConfig, use: Callable[[GPT], None], kept: int = KEPT) -> None:
+def with_whole_network(
+    engine: Engine, config: ModelConfig, use: Callable[[GPT], None], moved: Callable[[], None], kept: int = KEPT
+) -> None:
     """Calls `use` with the network on rank 0, while the other ranks hand over their weights. Every rank must call it.
 
-    About `kept` weights at most stay in place between the calls of modules.
+    `moved` is called on every rank for each module that is fetched. About `kept` weights at most stay in place between
+    the calls of modules.
     """
     with torch.device("meta"):
         network = GPT(config).eval()
-    weights = _Weights(engine, network)
+    weights = _Weights(engine, network, moved)
     if engine.rank:
         weights.serve()
         return

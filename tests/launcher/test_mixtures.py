@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline.errors import InputError
+from launcher.config import load_run
+from launcher.train import check_run
 from processes import events, metrics, thalweg, write_run
 
 PHASES = "data.phases=[{until_tokens: 480, weights: {a: 1}}, {until_tokens: 960, weights: {b: 1}, interpolate: true}, "
@@ -83,6 +86,23 @@ def test_too_little_data_for_the_rest_of_a_run_is_refused_before_it_goes_on(run:
     last = ["train.batch_tokens=48", "data.max_epochs.c=0.01", "data.exhausted=stop"]
     _, said = thalweg("train", run, *last, cwd=run.parent, code=2)
     assert "which changes what was read already" in said or "ends after" in said
+
+
+@pytest.mark.slow
+def test_what_a_rollback_left_out_since_the_last_checkpoint_counts_as_read(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = ["data.max_epochs.c=0.33", "train.decay_tokens=1600"]  # just enough for 100 sequences
+    thalweg("train", run, *limit, "train.tokens=240", cwd=run.parent)
+    monkeypatch.chdir(run.parent)
+    config = load_run(run, limit)
+    skipped = run.parent / "runs" / "t" / "skipped.json"
+    for behind in ("[]", "[[5, 15]]"):
+        skipped.write_text(f'{{"positions": {behind}}}')
+        check_run(config, "auto", 1)[0].close()
+    skipped.write_text('{"positions": [[20, 40]]}')
+    with pytest.raises(InputError, match=r"c reached its max_epochs; train\.tokens takes 1,920"):
+        check_run(config, "auto", 1)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The command line, in which one rank of a run does odd things: ODD names the rank and what it does.
 
-A rank that stops or hangs does so in the sixth step. One that hangs goes on when there is a file called `go-on`.
+A rank that stops or hangs does so in the sixth step. One that hangs goes on when there is a file called `go-on`. One
+that is late in the first step, or at its very end, stays there and makes a file called `late`.
 """
 
 import os
@@ -48,6 +49,15 @@ def hangs_at_start(network, seed):
         time.sleep(0.05)
 
 
+def late(work):
+    def stays(*arguments):
+        Path("late").touch()
+        while True:
+            time.sleep(0.05)
+
+    return stays
+
+
 def slow(module, *inputs):
     time.sleep(0.1)
     return forward(module, *inputs)
@@ -65,6 +75,10 @@ if os.environ["RANK"] == rank:
         Ledger.take = hangs_in_take
     elif odd == "never arrives":
         Heartbeat.start, GPT.initialise = behind_the_other, hangs_at_start
+    elif odd == "is late in the step":
+        gradients = late(gradients)
+    elif odd == "is late behind the step":
+        loop.StepResult = late(loop.StepResult)
     elif odd == "is slow":
         GPT.forward = slow
     elif odd == "is slow inside":

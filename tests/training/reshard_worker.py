@@ -28,7 +28,11 @@ def main(
         engine.restore(StateFiles(Path(before, "weights")), StateFiles(Path(before, "moments")), taken)
         assert engine.optimizer_steps == taken
     saved_at = engine.optimizer_steps
-    for kind, parts in engine.parts().items():
+    weights, everything = engine.parts(moments=False), engine.parts()
+    assert weights["moments"] == [] and [each.name for each in weights["weights"]] == [
+        each.name for each in everything["weights"]
+    ]
+    for kind, parts in everything.items():
         Path(after, kind).mkdir(parents=True, exist_ok=True)
         write(Path(after, kind, f"{engine.rank:05d}.safetensors"), parts)
     losses = [train(engine, steps + at) for at in range(3)]

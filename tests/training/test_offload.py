@@ -6,16 +6,20 @@ gradients are clipped by it: tolerances are those of test_engine.py. What is res
 
 import functools
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from parity_worker import VARIANTS
-from processes import environment, metrics, thalweg, write_run
+from processes import environment, metrics, started, thalweg, wait_for, write_run
 from test_elastic import TOLERANCE, assert_equal, reshard
 from test_engine import assert_trains_like_a_plain_loop, run_worker
+from training.errors import ASKED_TO_END
 
 ON_CPU = {"offload_optimizer": "cpu"}
 ON_DISK = {"offload_optimizer": "nvme", "sub_group_size": 400_000}
@@ -118,3 +122,65 @@ def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
     on_disk = "zero={stage: 3, offload_optimizer: nvme, nvme_path: file}"
     _, said = thalweg("train", run, on_disk, cwd=tmp_path, code=2)
     assert "zero.nvme_path: " in said and "name a folder of a local disk" in said
+
+
+CLAIMS = """
+import sys, time
+from pathlib import Path
+from training.nvme import remove_swapped, with_own_folder
+from training.zero_config import ZeroConfig
+
+zero = with_own_folder(ZeroConfig(stage=3, offload_optimizer="nvme", nvme_path=Path(sys.argv[1])))
+(zero.nvme_path / "state").write_text("numbers")
+print(zero.nvme_path, flush=True)
+sys.stdin.readline()
+remove_swapped()
+"""
+"""A process with something on a disk, which it removes when it is told a line."""
+
+
+@contextmanager
+def a_process_with_a_folder_on(disk: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    command = [sys.executable, "-P", "-c", CLAIMS, str(disk)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), text=True)
+    assert process.stdout is not None
+    try:
+        yield process, Path(process.stdout.readline().strip())
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_each_process_has_a_folder_of_its_own_and_those_of_dead_ones_are_removed(tmp_path: Path) -> None:
+    with (
+        a_process_with_a_folder_on(tmp_path) as (killed, left),
+        a_process_with_a_folder_on(tmp_path) as (stopped, kept),
+    ):
+        killed.kill()
+        killed.wait()
+        stopped.send_signal(signal.SIGSTOP)  # it may be taken over from, and wake up then
+        with a_process_with_a_folder_on(tmp_path) as (ends, own):
+            assert not left.exists()
+            assert (kept / "state").exists() and (own / "state").exists() and kept != own
+            stopped.send_signal(signal.SIGCONT)
+            stopped.communicate("\n")
+            assert not kept.exists() and (own / "state").exists()
+            ends.communicate("\n")
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["an error", "a signal"])
+def test_a_run_that_ends_before_its_end_leaves_nothing_on_the_disk(tmp_path: Path, nvme: Path, how: str) -> None:
+    run = write_run(tmp_path)
+    on_disk = f"zero={{stage: 3, offload_optimizer: nvme, nvme_path: {nvme}, sub_group_size: 500k}}"
+    large = ["launch", run, "--processes", 2, on_disk, "model.d_model=320", "train.tokens=1M", "train.decay_tokens=1M"]
+    if how == "an error":
+        thalweg(*large, "train.lr=1e30", cwd=tmp_path, code=1)
+    else:
+        with started(*large, cwd=tmp_path) as process:
+            wait_for(lambda: any(path.stat().st_size > 2**20 for path in nvme.rglob("*.swp")), process)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait() == ASKED_TO_END
+    [own] = nvme.iterdir()  # of the run
+    assert list(own.iterdir()) == []

@@ -8,9 +8,33 @@ from pathlib import Path
 import psutil
 import pytest
 
+from odd_ranks import ranks
 from processes import environment, events, metrics, started, thalweg, wait_for, write_run
 from training import checkpoint
 from training.errors import ASKED_TO_END
+from training.heartbeat import read
+
+TWICE = """
+import os, signal, sys
+from data_pipeline.loader import Loader
+from training import loop
+
+close = Loader.close
+
+def asked(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+def closing(loader):
+    asked()
+    close(loader)
+
+loop._gradients, Loader.close = asked, closing
+from launcher.cli import main
+
+sys.argv = ["thalweg", *sys.argv[1:]]
+main()
+"""
+"""The command line that is asked to end in its first step, and again while it leaves."""
 
 LONG = ["train.tokens=16000", "train.decay_tokens=16000"]
 """Two hundred steps."""
@@ -162,6 +186,36 @@ def test_before_the_first_step_is_done_there_is_nothing_to_save(tmp_path: Path) 
     process.send_signal(signal.SIGTERM)
     assert process.wait() == ASKED_TO_END
     assert not list((tmp_path / "asked" / "checkpoints").glob("step-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("where", "late"), [("in", 0), ("in", 1), ("behind", 0), ("behind", 1)])
+def test_ranks_that_are_all_asked_in_the_first_step_leave_with_a_word(tmp_path: Path, where: str, late: int) -> None:
+    """As torchrun asks them: one is in Python, and the other one waits for it in a collective."""
+
+    def waits() -> bool:
+        beat = read(tmp_path / "run", 1 - late)
+        at = ("backward", "optimizer's step", "after the step")
+        return (tmp_path / "late").exists() and beat is not None and beat.phase in at and beat.seconds > 1
+
+    with ranks(tmp_path, f"{late} is late {where} the step", "watch.heartbeat_every=0.1s", "run_dir=run") as processes:
+        wait_for(waits, processes[late])
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        codes = [process.wait() for process in processes]
+    said = [(tmp_path / f"rank-{rank}.said").read_text() for rank in (0, 1)]
+    assert codes == [ASKED_TO_END, ASKED_TO_END], said
+    assert said[0].count("SIGTERM: asked to end before there was anything to save\n") == 1
+    assert "Traceback" not in said[0] + said[1]
+
+
+@pytest.mark.slow
+def test_a_second_signal_does_not_break_into_the_leaving(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    arguments = [sys.executable, "-P", "-c", TWICE, "train", str(run), "run_dir=asked"]
+    done = subprocess.run(arguments, cwd=tmp_path, env=environment(), check=False)
+    beat = read(tmp_path / "asked", 0)
+    assert done.returncode == ASKED_TO_END and beat is not None and beat.phase == "ended"
 
 
 @pytest.mark.slow

@@ -47,6 +47,23 @@ def test_utilisation_is_that_of_flops_counted_by_hand(run: Path, assignments: li
         assert line["hfu"] / line["mfu"] == pytest.approx(computed / MODEL_FLOPS, rel=1e-9)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("assignments", "share"),
+    [(["parallel.sequence=2", "model.objective=denoise"], 2 / 16), (["parallel.tensor=2"], 1)],
+)
+def test_the_output_layer_counts_for_each_rank_that_computes_it(
+    run: Path, assignments: list[str], share: float
+) -> None:
+    """Ranks that share layers compute it at all positions, those that share sequences at all that are masked."""
+    layout = ["--processes", 2, *assignments, f"metrics.peak_flops={PEAK}", "train.tokens=160"]
+    thalweg("launch", run, *layout, cwd=run.parent)
+    blocks, output = 3 * 2 * BLOCK, 6 * 32 * share
+    for line in metrics(run.parent / "runs" / "t"):
+        computed, needed = blocks + 2 * output * 384, blocks + output * 257
+        assert line["hfu"] / line["mfu"] == pytest.approx(computed / needed, rel=1e-9)
+
+
 @pytest.mark.parametrize(
     ("device", "bf16", "fp32"),
     [

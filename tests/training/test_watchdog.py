@@ -4,17 +4,43 @@ import os
 import platform
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from odd_ranks import ranks
-from processes import events, metrics, thalweg, wait_for, write_run
+from processes import environment, events, metrics, thalweg, wait_for, write_run
 from training.heartbeat import read
 from training.watchdog import _waiting
 
 HOST = platform.node()
+READS = """
+import sys
+from training.phase import Activity
+from training.state_files import StateFiles
+
+move, read, moves = Activity.move, StateFiles.read, 0
+
+def moving(activity):
+    global moves
+    moves += 1
+    move(activity)
+
+def reading(files, name, start, stop):
+    with open("reads", "a") as file:
+        file.write(f"{name} {moves}\\n")
+    return read(files, name, start, stop)
+
+Activity.move, StateFiles.read = moving, reading
+from launcher.cli import main
+
+sys.argv = ["thalweg", *sys.argv[1:]]
+main()
+"""
+"""The command line, which notes how often it has moved whenever it reads a part of a checkpoint."""
+
 QUICKLY = ["watch.heartbeat_every=0.3s", "watch.stall_after=2s", "run_dir=run"]
 
 
@@ -113,6 +139,19 @@ def test_a_run_folder_in_which_nothing_can_be_written_for_watching_costs_the_run
         (tmp_path / "run" / name).write_text("no folder")
     _, told = thalweg("train", run, "watch.heartbeat_every=0.05s", "run_dir=run", cwd=tmp_path)
     assert told.count("cannot be written") == 1 and len(metrics(tmp_path / "run")) == 20
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_is_read_moves_from_part_to_part(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    fixed = ["train.decay_tokens=400", "run_dir=run"]
+    thalweg("train", run, *fixed, "train.tokens=160", cwd=tmp_path)
+    again = [sys.executable, "-P", "-c", READS, "train", str(run), *fixed, "train.tokens=240"]
+    subprocess.run(again, cwd=tmp_path, env=environment(), check=True)
+    reads = [line.split() for line in (tmp_path / "reads").read_text().splitlines()]
+    weights = [int(moves) for name, moves in reads if "exp_avg" not in name]
+    assert len(weights) > 20 and len(reads) == 3 * len(weights)
+    assert len(set(weights)) == len(weights)
 
 
 def test_a_main_thread_in_a_collective_is_known_by_its_stack(tmp_path: Path) -> None:

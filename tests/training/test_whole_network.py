@@ -36,3 +36,8 @@ def test_it_writes_the_same_whatever_is_kept_of_it() -> None:
     embeddings, total = network.token_embedding.weight.numel(), sum(each.numel() for each in network.parameters())
     assert seen["held"]["0"] == embeddings and seen["held"][str(KEPT)] == total
     assert embeddings < seen["held"]["2000"] <= embeddings + 2000
+    # Those that only hand over weights show a sign of life, too, for each module: once, or at each token.
+    modules = sum(1 for module in network.modules() if any(True for _ in module.parameters(recurse=False)))
+    assert seen["moves"][str(KEPT)] == [modules] * 2
+    first, second = seen["moves"]["0"]
+    assert first == second >= 1 + 20 * (modules - 1)
