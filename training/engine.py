@@ -21,6 +21,7 @@ from torch.autograd import Variable
 
 from data_pipeline.errors import InputError
 from model.gpt import GPT
+from training.building import Values, fill, keep, sharding
 from training.collectives import talk_over_loopback
 from training.deepspeed_config import Precision, check_machines, deepspeed_config
 from training.fragments import (
@@ -146,10 +147,12 @@ def build_engine(
     micro_batch: int,
     grad_clip: float,
     sequence: int = 1,
+    values: Values | None = None,
 ) -> "Engine":
     """Starts the processes' group where there is none and hands network and optimizer to DeepSpeed.
 
-    `sequence` ranks share each sequence. Raises InputError for what `zero` asks of these machines and they cannot do.
+    `values` are what a network on the meta device begins from: at stage 3 it is never whole in a process. `sequence`
+    ranks share each sequence. Raises InputError for what `zero` asks of these machines and they cannot do.
     """
     _name_rank()
     check_machines(zero)
@@ -162,10 +165,12 @@ def build_engine(
 
     selective = network.recompute == "selective"
     config = deepspeed_config(zero, precision, micro_batch, grad_clip, selective=selective)
-    if precision == "bf16":
-        _round_to_bf16(network)
     with _prints_to_log():
         accelerator = Accelerator(deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=config))
+        if values is not None:
+            fill(network, values, sharding(config) if zero.stage == 3 else keep)
+        if precision == "bf16":
+            _round_to_bf16(network)
         place = Place(dist.get_rank(), dist.get_world_size(), sequence)
         module: nn.Module = network if sequence == 1 else SplitSequences(network, place)
         if precision == "bf16" and not zero.stage:

@@ -46,13 +46,15 @@ def lr(step: int) -> float:
     return TRAIN.lr * (1 - step / (2 * STEPS))
 
 
-def built(stage: int, precision: str, micro_batch: int, variant: str = "plain", **zero: object):
-    """The engine of a variant's network; `zero` are more fields of that section."""
+def built(stage: int, precision: str, micro_batch: int, variant: str = "plain", *, whole: bool = False, **zero: object):
+    """The engine of a variant's network, which may be `whole` before; `zero` are more fields of that section."""
     from training.engine import build_engine
 
     model, recompute, compiles = VARIANTS[variant]
-    network = GPT(model, recompute)
-    network.initialise(0)
+    with torch.device("cpu" if whole else "meta"):
+        network = GPT(model, recompute)
+    if whole:
+        network.initialise(0)
     compile_blocks(network, compiles, stage)
     optimizer = build_optimizer(network, TRAIN)
     return build_engine(
@@ -62,6 +64,7 @@ def built(stage: int, precision: str, micro_batch: int, variant: str = "plain", 
         precision=precision,
         micro_batch=micro_batch,
         grad_clip=TRAIN.grad_clip,
+        values=None if whole else network.drawn(0),
     )
 
 
