@@ -1,10 +1,12 @@
 """Beginning a run from the weights of a checkpoint."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from data_pipeline.errors import InputError
 from data_pipeline.vocabulary import Vocabulary
@@ -102,19 +104,21 @@ def pinned(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"train": config.train.model_copy(update={"init_from": folder})})
 
 
-@torch.no_grad()
-def load_weights(path: Path, network: GPT) -> None:
-    """Puts the weights of a checkpoint into a network that they fit, one at a time.
+def weights_from(path: Path, network: GPT, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """Name and whole fp32 value of each parameter, one at a time, from a checkpoint that the network fits.
 
-    Entries of the vocabulary that the checkpoint does not have keep the values that the network has drawn.
+    Entries of the vocabulary that the checkpoint does not have keep the values that are drawn with the seed.
     """
     checkpoint.check_network(path)
     there, here = checkpoint.read_model(path).vocab_size, network.config.vocab_size
-    parameters = dict(network.named_parameters())
     for name, value in checkpoint.read_weights(path):
-        rows = slice(min(there, here) if name == EMBEDDING and there != here else None)
-        parameters.pop(name)[rows].copy_(value[rows])
-    assert not parameters, f"{path} has no {', '.join(parameters)}, which its configuration promises"
+        if name == EMBEDDING and there != here:
+            rows, read = min(there, here), value
+            value = next(drawn for known, drawn in network.drawn(seed) if known == EMBEDDING)
+            value[:rows] = read[:rows]
+            del read
+        yield name, value
+        del value  # or it would be there while the next one is read
 
 
 def _network(config: ModelConfig) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from data_pipeline.stream import Stream
 from data_pipeline.vocabulary import Vocabulary
 from launcher.announce import announce
 from launcher.config import RunConfig
-from launcher.init_from import check_weights, load_weights, pinned
+from launcher.init_from import check_weights, pinned, weights_from
 from launcher.prepare import ensure_prepared
 from launcher.resume import check, choose
 from launcher.track import check_installed
@@ -22,6 +22,9 @@ from training.errors import AskedToEnd
 from training.signals import Signals
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from model.gpt import GPT
     from training.callback import Callback
     from training.phase import Phase
     from training.run import Progress, Run
@@ -145,6 +148,8 @@ def _built(
     config: RunConfig, stream: Stream, folder: Path | None, run_folder: "RunFolder", signals: Signals, phase: "Phase"
 ) -> "Run":
     """Network, optimizer and engine, with the weights that a run begins from; those of its checkpoint come later."""
+    import torch
+
     from model.gpt import GPT
     from training.compilation import compile_blocks
     from training.engine import build_engine
@@ -154,11 +159,8 @@ def _built(
     from training.tensor_parallel import split_layers
 
     model = config.model.model_copy(update={"end_of_text": stream.vocabulary.end_of_text})
-    network = GPT(model, config.train.activation_checkpointing)
-    network.initialise(config.seed)
-    if folder is None and config.train.init_from is not None:
-        load_weights(config.train.init_from, network)
-        log.info("begins from the weights of %s", config.train.init_from)
+    with torch.device("meta"):  # the engine takes the weights one by one and keeps what is this rank's
+        network = GPT(model, config.train.activation_checkpointing)
     place = config.parallel.place(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
     if place.tensor > 1:
         split_layers(network, place)
@@ -173,9 +175,28 @@ def _built(
         micro_batch=config.train.micro_batch,
         grad_clip=config.train.grad_clip,
         place=place,
+        values=_first_values(config, network, folder, phase),
     )
     ledger = Ledger(stream, engine.device, engine.place.counts)
     return Run(config.train, model, engine, stream, ledger, run_folder, signals, phase=phase)
+
+
+def _first_values(
+    config: RunConfig, network: "GPT", folder: Path | None, phase: "Phase"
+) -> Iterator[tuple[str, "Tensor"]]:
+    """Name and value of each parameter, one at a time; of no meaning where those of a checkpoint come later."""
+    from training.building import zeros
+
+    values = network.drawn(config.seed)
+    if folder is not None:
+        values = zeros(network)
+    elif config.train.init_from is not None:
+        values = weights_from(config.train.init_from, network, config.seed)
+        log.info("begins from the weights of %s", config.train.init_from)
+    for each in values:
+        phase.move()
+        yield each
+        del each  # or it would be there while the next one is made
 
 
 def _carry_out(config: RunConfig, resume: str, folder: Path | None, run: "Run", watching: "Sequence[Callback]") -> None:

@@ -7,6 +7,7 @@ Shapes: B sequences, T positions, D width, H heads, V rows of the embedding, voc
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -108,20 +109,34 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
-        """Draws the weights as GPT-2 did, from a generator of their own.
+        """Draws the weights."""
+        parameters = dict(self.named_parameters())
+        for name, value in self.drawn(seed):
+            parameters[name].copy_(value)
+
+    def drawn(self, seed: int) -> Iterator[tuple[str, Tensor]]:
+        """Name and whole fp32 value of each parameter, one at a time, drawn as GPT-2 did from a generator of their own.
 
         normal(0, 0.02); projections onto the residual stream divided by sqrt(2 * n_layer), biases 0, gains 1, and
-        0 for the padding of the vocabulary.
+        0 for the padding of the vocabulary. They follow from the configuration and the seed alone, wherever the network
+        has its parameters and whatever part of them.
         """
+        with torch.device("meta"):
+            whole = GPT(self.config)
         generator = torch.Generator().manual_seed(seed)
+        for name, parameter in whole.named_parameters():
+            yield name, self._drawn(name, parameter.shape, generator)
+
+    def _drawn(self, name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        value = torch.empty(shape, dtype=torch.float32, device="cpu")
+        if len(shape) < 2:
+            return value.fill_(float("norm" in name and name.endswith("weight")))
         residual = 0.02 / math.sqrt(2 * self.config.n_layer)
-        for name, parameter in self.named_parameters():
-            if parameter.ndim >= 2:
-                deviation = residual if name.endswith("out.weight") else 0.02
-                parameter.normal_(0, deviation * deviation_multiple(self.config, name), generator=generator)
-            else:
-                parameter.fill_(float("norm" in name and name.endswith("weight")))
-        self.token_embedding.weight[self.config.vocab_size + (self.config.objective == "denoise") :] = 0
+        deviation = residual if name.endswith("out.weight") else 0.02
+        value.normal_(0, deviation * deviation_multiple(self.config, name), generator=generator)
+        if name == "token_embedding.weight":
+            value[self.config.vocab_size + (self.config.objective == "denoise") :] = 0
+        return value
 
     def hidden(self, tokens: Tensor, cache: Cache | None = None, part: slice = WHOLE) -> Tensor:
         """The last hidden states B T D of token ids B T; `cache` keeps what goes on from them needs.

@@ -22,6 +22,7 @@ from torch.autograd import Variable
 
 from data_pipeline.errors import InputError
 from model.gpt import GPT
+from training.building import Values, fill, keep, sharding
 from training.collectives import talk_over_loopback
 from training.cuts import WHOLE
 from training.deepspeed_config import Precision, check_machines, deepspeed_config
@@ -163,11 +164,13 @@ def build_engine(
     micro_batch: int,
     grad_clip: float,
     place: Place | None = None,
+    values: Values | None = None,
 ) -> "Engine":
     """Starts the processes' group where there is none and hands network and optimizer to DeepSpeed.
 
     All ranks are data-parallel but for a `place` of this one in another layout. Where that shares layers,
-    `split_layers` has divided the network's. Raises InputError for what `zero` asks and these machines cannot do.
+    `split_layers` has divided the network's. `values` are what a network on the meta device begins from: at stage 3 it
+    is never whole in a process. Raises InputError for what `zero` asks and these machines cannot do.
     """
     _name_rank()
     place = place or Place(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
@@ -182,11 +185,13 @@ def build_engine(
 
     selective = network.recompute == "selective"
     config = deepspeed_config(zero, precision, micro_batch, grad_clip, selective=selective)
-    if precision == "bf16":
-        _round_to_bf16(network)
     with _prints_to_log():
         accelerator = Accelerator(deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=config))
         groups, module = Groups(place), cast(nn.Module, network)
+        if values is not None:
+            fill(network, values, sharding(config, groups.replicas) if zero.stage == 3 else keep)
+        if precision == "bf16":
+            _round_to_bf16(network)
         if place.tensor > 1:
             join_layers(network, groups.tensor)
         if place.sequence > 1:

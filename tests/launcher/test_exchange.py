@@ -22,13 +22,14 @@ from data_pipeline.tokenizer import from_path
 from data_pipeline.vocabulary import Vocabulary
 from launcher.config import load_run
 from launcher.exchange import export_checkpoint, import_folder
-from launcher.init_from import check_weights, load_weights, pinned
+from launcher.init_from import check_weights, pinned, weights_from
 from launcher.resume import choose
 from model.config import ModelConfig
 from model.exchange import gpt2
 from model.gpt import GPT
 from processes import RUN, environment, metrics, thalweg, write_run
 from training import checkpoint
+from training.building import fill, keep
 from training.errors import RunError
 
 END = 256
@@ -292,10 +293,14 @@ def test_weights_alone_are_not_resumed(saved: Path, run: Path) -> None:
 # -- train.init_from
 
 
+def begin_from(path: Path, network: GPT, seed: int = 0) -> None:
+    fill(network, weights_from(path, network, seed), keep)
+
+
 def test_init_from_takes_the_weights(saved: Path) -> None:
     network = GPT(ModelConfig.model_validate(SMALL | {"document_mask": True}))
     check_weights(saved, network.config, Vocabulary.open(saved / "tokenizer.json"))
-    load_weights(saved, network)
+    begin_from(saved, network)
     before = checkpoint.open_network(saved).state_dict()
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(parameter.requires_grad for parameter in network.parameters())
@@ -330,7 +335,7 @@ def test_init_from_names_the_keys_that_differ(changes: dict, said: str, saved: P
 def test_init_from_passes_over_what_makes_no_difference(changes: dict, saved: Path) -> None:
     network = GPT(ModelConfig.model_validate(SMALL | changes))
     check_weights(saved, network.config, Vocabulary.open(saved / "tokenizer.json"))
-    load_weights(saved, network)
+    begin_from(saved, network)
     assert torch.equal(network.blocks[1].feed_forward.up.weight, network_of(0.1).blocks[1].feed_forward.up.weight)
 
 
@@ -341,7 +346,7 @@ def test_init_from_takes_another_padding_of_the_vocabulary(vocab_size: int, save
     wider.initialise(3)
     drawn = wider.token_embedding.weight.clone()
     check_weights(saved, wider.config, Vocabulary.open(saved / "tokenizer.json"))
-    load_weights(saved, wider)
+    begin_from(saved, wider, seed=3)
     entries = SMALL["vocab_size"]
     taken, weights = wider.token_embedding.weight, network_of(0.1).token_embedding.weight
     assert torch.equal(taken[:entries], weights[:entries]) and torch.equal(taken[entries:], drawn[entries:])
@@ -353,7 +358,7 @@ def test_init_from_lengthens_the_context_of_positions_that_are_not_learned(run: 
     source = weights_only(run.parent / "rotary", tokenizer_json, position="rotary")
     longer = GPT(ModelConfig.model_validate(SMALL | {"position": "rotary", "n_ctx": 4096}))
     check_weights(source, longer.config, Vocabulary.open(source / "tokenizer.json"))
-    load_weights(source, longer)
+    begin_from(source, longer)
     tokens = torch.arange(64)[None]
     assert torch.equal(longer.logits(tokens), checkpoint.open_network(source).logits(tokens))
 
@@ -395,7 +400,7 @@ def test_a_checkpoint_whose_description_is_damaged_is_named(file: str, saved: Pa
     for use in (
         lambda: export(saved, saved.parent / "out"),
         lambda: check_weights(saved, ModelConfig.model_validate(SMALL), vocabulary),
-        lambda: load_weights(saved, GPT(ModelConfig.model_validate(SMALL))),
+        lambda: begin_from(saved, GPT(ModelConfig.model_validate(SMALL))),
     ):
         with pytest.raises(InputError, match=rf"{file}: has 1 bytes.*restore the checkpoint or use another"):
             use()

@@ -344,6 +344,38 @@ def test_no_two_matrices_are_drawn_alike() -> None:
     assert not any(torch.allclose(a, b) for i, a in enumerate(matrices) for b in matrices[:i])
 
 
+DRAWN = {
+    "token_embedding.weight": (1172.87805, 1155.33789),
+    "position_embedding.weight": (10.4437874, 10.4437874),
+    "blocks.0.attention.qkv.weight": (3052.89322, 2158.72151),
+    "blocks.0.attention.out.weight": (-157.77557, -111.564185),
+    "blocks.0.feed_forward.up.weight": (-1278.7223, -904.193302),
+    "blocks.0.feed_forward.out.weight": (-1451.24485, -1026.18506),
+}
+"""Of each matrix the sum of its values times 1, 2, 3 and so on, without and with muP and masked tokens."""
+
+
+@pytest.mark.parametrize(("at", "changes"), [(0, {}), (1, {"mup_base_width": 16, "objective": "denoise"})])
+def test_the_same_seed_draws_the_same_weights_from_release_to_release(at: int, changes: dict) -> None:
+    """Sums, and not bits: the last of them differ from one kind of CPU to another."""
+    config = ModelConfig(n_layer=1, n_head=2, d_model=32, n_ctx=8, vocab_size=61, **changes)
+    values = {name: value.double().flatten() for name, value in GPT(config).drawn(7) if value.ndim == 2}
+    sums = {name: float(value @ torch.arange(1, len(value) + 1).double()) for name, value in values.items()}
+    assert sums == pytest.approx({name: both[at] for name, both in DRAWN.items()}, rel=1e-6)
+
+
+def test_weights_are_drawn_one_by_one_wherever_the_network_has_them() -> None:
+    with torch.device("meta"):
+        network = GPT(SMALL)
+    drawn = dict(network.drawn(1))
+    whole = dict(network_of(seed=1).named_parameters())
+    assert list(drawn) == list(whole)
+    assert all(torch.equal(value, whole[name]) and value.dtype == torch.float32 for name, value in drawn.items())
+    del network.blocks[1].attention.out.weight, network.token_embedding.weight
+    network.norm.weight = torch.nn.Parameter(torch.empty(0, dtype=torch.bfloat16))
+    assert all(torch.equal(value, drawn[name]) for name, value in network.drawn(1))
+
+
 def test_weights_depend_on_the_seed_and_nothing_else() -> None:
     torch.manual_seed(11)
     first = network_of(seed=1).state_dict()

@@ -48,13 +48,27 @@ def lr(step: int) -> float:
     return TRAIN.lr * (1 - step / (2 * STEPS))
 
 
-def built(stage: int, precision: str, micro_batch: int, variant: str = "plain", sequence: int = 1, **zero: object):
-    """The engine of a variant's network, `sequence` ranks to a sequence; `zero` are more fields of that section."""
+def built(
+    stage: int,
+    precision: str,
+    micro_batch: int,
+    variant: str = "plain",
+    sequence: int = 1,
+    *,
+    whole: bool = False,
+    **zero: object,
+):
+    """The engine of a variant's network, which may be `whole` before; `zero` are more fields of that section.
+
+    `sequence` ranks share a sequence.
+    """
     from training.engine import build_engine
 
     model, recompute, compiles = VARIANTS[variant]
-    network = GPT(model, recompute)
-    network.initialise(0)
+    with torch.device("cpu" if whole else "meta"):
+        network = GPT(model, recompute)
+    if whole:
+        network.initialise(0)
     compile_blocks(network, compiles, stage)
     optimizer = build_optimizer(network, TRAIN)
     place = Place(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), sequence)
@@ -66,6 +80,7 @@ def built(stage: int, precision: str, micro_batch: int, variant: str = "plain", 
         micro_batch=micro_batch,
         grad_clip=TRAIN.grad_clip,
         place=place,
+        values=None if whole else network.drawn(0),
     )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from parity_worker import VARIANTS
-from processes import environment, metrics, started, thalweg, wait_for, write_run
+from processes import environment, metrics, thalweg, write_run
 from test_elastic import TOLERANCE, assert_equal, reshard
 from test_engine import assert_trains_like_a_plain_loop, run_worker
 from training.errors import ASKED_TO_END
@@ -169,18 +169,38 @@ def test_each_process_has_a_folder_of_its_own_and_those_of_dead_ones_are_removed
         assert list(tmp_path.iterdir()) == []
 
 
+ENDS = """
+import os, signal, sys
+from training import engine, loop
+
+claim = engine.with_own_folder
+
+def claimed(zero):
+    own = claim(zero)
+    (own.nvme_path / "state").write_text("numbers")
+    print("left:", len(list(zero.nvme_path.glob("*/state"))), file=sys.stderr)
+    return own.model_copy(update={"offload_optimizer": "cpu", "nvme_path": None})
+
+engine.prepare_nvme, engine.with_own_folder = lambda zero: zero.nvme_path.mkdir(parents=True, exist_ok=True), claimed
+how = sys.argv.pop(1)
+if how != "an error":
+    loop._gradients = lambda *_: os.kill(os.getpid(), getattr(signal, how))
+from launcher.cli import main
+
+sys.argv = ["thalweg", *sys.argv[1:]]
+main()
+"""
+"""The command line that ends in its first steps, and needs no libaio: what is offloaded to the disk stays in memory."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["an error", "a signal"])
-def test_a_run_that_ends_before_its_end_leaves_nothing_on_the_disk(tmp_path: Path, nvme: Path, how: str) -> None:
+def test_a_run_that_ends_before_its_end_leaves_nothing_on_the_disk_unless_it_is_killed(tmp_path: Path) -> None:
     run = write_run(tmp_path)
-    on_disk = f"zero={{stage: 3, offload_optimizer: nvme, nvme_path: {nvme}, sub_group_size: 500k}}"
-    large = ["launch", run, "--processes", 2, on_disk, "model.d_model=320", "train.tokens=1M", "train.decay_tokens=1M"]
-    if how == "an error":
-        thalweg(*large, "train.lr=1e30", cwd=tmp_path, code=1)
-    else:
-        with started(*large, cwd=tmp_path) as process:
-            wait_for(lambda: any(path.stat().st_size > 2**20 for path in nvme.rglob("*.swp")), process)
-            process.send_signal(signal.SIGTERM)
-            assert process.wait() == ASKED_TO_END
-    [own] = nvme.iterdir()  # of the run
-    assert list(own.iterdir()) == []
+    on_disk = ["zero={stage: 3, offload_optimizer: nvme, nvme_path: disk}", "train.lr=1e30"]
+    for how, code, left in (("SIGKILL", -9, 1), ("SIGTERM", ASKED_TO_END, 0), ("SIGKILL", -9, 1), ("an error", 1, 0)):
+        command = [sys.executable, "-P", "-c", ENDS, how, "train", str(run), *on_disk]
+        done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        assert "left: 1\n" in done.stderr  # its own
+        [own] = (tmp_path / "disk").iterdir()
+        assert len(list(own.glob("*/state"))) == len(list(own.iterdir())) / 2 == left
