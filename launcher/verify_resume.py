@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import random
 import subprocess
 import sys
@@ -64,7 +65,7 @@ class Verdict:
     same_layout: bool
     same_data: bool
     largest_difference: float
-    """Of the losses of a step, relative."""
+    """Of the losses of a step, relative; infinite where one of them is not finite and the other is."""
     tolerance: float
     """0 on the same layout, where losses must be equal bit for bit."""
     first_difference: int | None
@@ -76,8 +77,9 @@ class Verdict:
         return self.first_difference is None
 
     def as_json(self) -> dict[str, Any]:
-        """As one JSON object."""
-        return asdict(self) | {"holds": self.holds}
+        """As one JSON object, which has no infinite numbers."""
+        largest = self.largest_difference if math.isfinite(self.largest_difference) else None
+        return asdict(self) | {"largest_difference": largest, "holds": self.holds}
 
 
 class Trial:
@@ -152,8 +154,8 @@ class Trial:
         tolerance = 0.0 if first == then else TOLERANCE[self._config.train.precision]
         wrong, largest, same_data = [], 0.0, True
         for line in killed:  # a step that was done twice counts twice
-            other = expected.get(line["step"], {"loss": float("nan"), "data_hash": None})
-            difference = abs(line["loss"] - other["loss"]) / max(abs(other["loss"]), 1e-12)
+            other = expected.get(line["step"], {"loss": None, "data_hash": None})
+            difference = _difference(line["loss"], other["loss"])
             same_data = same_data and line["data_hash"] == other["data_hash"]
             largest = max(largest, difference)
             if line["data_hash"] != other["data_hash"] or not difference <= tolerance:
@@ -169,6 +171,13 @@ class Trial:
             tolerance=tolerance,
             first_difference=min(wrong, default=None),
         )
+
+
+def _difference(loss: float | None, other: float | None) -> float:
+    """Relative; none where neither is finite."""
+    if loss is None or other is None:
+        return 0.0 if loss is other else math.inf
+    return abs(loss - other) / max(abs(other), 1e-12)
 
 
 def _last_step(lines: list[dict[str, Any]], life: int) -> int:

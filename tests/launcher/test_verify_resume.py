@@ -68,7 +68,8 @@ def test_what_differs_is_found(tmp_path: Path) -> None:
     off = [*straight[:2], line | {"step": 2, "life": 2, "loss": 2.0 + 1e-9}, straight[2]]
     assert verdict(off).first_difference == 2 and verdict(off, other).holds
     assert verdict([line, line | {"step": 2, "loss": 2.1}, straight[2]], other).first_difference == 2
-    assert verdict([line, line | {"step": 2, "loss": float("nan")}, straight[2]], other).first_difference == 2
+    assert verdict([line, line | {"step": 2, "loss": None}, straight[2]], other).first_difference == 2
+    assert verdict([line, line | {"step": 2, "loss": None}, straight[2]]).as_json()["largest_difference"] is None
     found = verdict([line, line | {"step": 2, "data_hash": "b"}, straight[2]], other)
     assert (found.first_difference, found.same_data, found.holds) == (2, False, False)
 
