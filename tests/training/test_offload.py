@@ -86,6 +86,15 @@ def test_every_kind_of_offloading_takes_over_what_another_left(tmp_path: Path, n
 
 
 @pytest.mark.slow
+def test_a_network_that_was_never_whole_is_kept_on_a_disk_like_one_that_was(tmp_path: Path, nvme: Path) -> None:
+    on_disk = ON_DISK | PARAMETERS_ON_DISK | {"nvme_path": str(nvme)}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    losses = reshard(2, 3, "bf16", None, whole, "wide", whole=True, **on_disk)
+    assert reshard(2, 3, "bf16", None, parts, "wide", **on_disk) == losses
+    assert_equal(whole, parts)
+
+
+@pytest.mark.slow
 def test_a_run_goes_to_a_disk_and_comes_back(tmp_path: Path, nvme: Path) -> None:
     run = write_run(tmp_path)
     # 20 steps at stage 3; a process's part of the matrices has more than 1 MiB.
