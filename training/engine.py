@@ -273,8 +273,26 @@ class Engine:
         answer must be the same on every rank. Where it says no the step is left out and its gradients are dropped.
         A gradient that is not finite has an infinite norm, and no step is ever made with it.
         """
-        if self._veto is not None:
-            return self._step_sharded(self._veto, approves)
+        are_finite = self._copies_are_finite()
+        asked = approves if are_finite else lambda _: approves(math.inf) and False
+        norm = self._step_whole(asked) if self._veto is None else self._step_sharded(self._veto, asked)
+        return norm if are_finite else math.inf
+
+    def _copies_are_finite(self) -> bool:
+        """Whether the gradients of what each of the ranks that share layers has whole are finite on all of them.
+
+        Norms take those of the first one.
+        """
+        if self.place.tensor == 1:
+            return True
+        whole = self._gradients_of([each for each in self._fragments if each.cut == WHOLE])
+        found = torch.ones((), dtype=torch.int32, device=self.device)
+        for each in whole:
+            found *= each.values.isfinite().all()
+        dist.all_reduce(found, op=dist.ReduceOp.MIN)
+        return bool(found)
+
+    def _step_whole(self, approves: Callable[[float], bool]) -> float:
         norm = self._clip()
         norm = norm if math.isfinite(norm) else math.inf
         self.stepped = approves(norm) and math.isfinite(norm)
@@ -340,10 +358,13 @@ class Engine:
 
         Those of all ranks make the whole. They share memory with what the optimizer will take.
         """
+        return self._gradients_of(self._own_fragments())
+
+    def _gradients_of(self, held: list[Fragment]) -> list[Part]:
         parameters = dict(self.network.named_parameters())
         return [
             Part(each.name, each.shape, each.start, gradient(self._engine, parameters[each.name], each), each.cut)
-            for each in self._own_fragments()
+            for each in held
         ]
 
     def _own_fragments(self) -> list[Fragment]:

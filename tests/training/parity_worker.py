@@ -15,6 +15,7 @@ from training.compilation import compile_blocks
 from training.config import TrainConfig
 from training.optimizer import build_optimizer
 from training.parallel_config import Place
+from training.tensor_parallel import split_layers
 from training.zero_config import ZeroConfig
 
 MODEL = ModelConfig(n_layer=2, n_head=4, d_model=32, n_ctx=16, vocab_size=64)
@@ -54,13 +55,14 @@ def built(
     micro_batch: int,
     variant: str = "plain",
     sequence: int = 1,
+    tensor: int = 1,
     *,
     whole: bool = False,
     **zero: object,
 ):
     """The engine of a variant's network, which may be `whole` before; `zero` are more fields of that section.
 
-    `sequence` ranks share a sequence.
+    `sequence` ranks share a sequence, `tensor` a layer.
     """
     from training.engine import build_engine
 
@@ -69,9 +71,11 @@ def built(
         network = GPT(model, recompute)
     if whole:
         network.initialise(0)
+    place = Place(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), sequence, tensor)
+    if tensor > 1:
+        split_layers(network, place)
     compile_blocks(network, compiles, stage)
     optimizer = build_optimizer(network, TRAIN)
-    place = Place(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), sequence)
     return build_engine(
         network,
         optimizer,

@@ -23,9 +23,15 @@ def test_nor_of_what_is_offloaded(stage: int, precision: str) -> None:
     assert_changes_only_where_it_should(stage, precision, offload_optimizer="cpu")
 
 
-def assert_changes_only_where_it_should(stage: int, precision: str, **zero: object) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "precision"), [(0, "fp32"), (1, "bf16"), (2, "fp32"), (3, "bf16")])
+def test_nor_of_what_each_of_the_ranks_that_share_layers_has_whole(stage: int, precision: str) -> None:
+    assert_changes_only_where_it_should(stage, precision, processes=4, tensor=2)
+
+
+def assert_changes_only_where_it_should(stage: int, precision: str, processes: int = 2, **zero: object) -> None:
     worker = Path(__file__).with_name("veto_worker.py")
-    torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     done = subprocess.run(
         [*torchrun, str(worker), str(stage), precision, json.dumps(zero)],
         env=environment(),

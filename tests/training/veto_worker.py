@@ -32,7 +32,7 @@ def backward(engine, step: int) -> None:
     for part in deal.forwards:
         learned = task(MODEL, padded[part], seed=0, positions=range(padded[part].shape[0]))
         total, _ = engine(*learned, weights[part])
-        engine.backward(total * (engine.world_size / len(tokens)), last=part is deal.forwards[-1])
+        engine.backward(total * (engine.place.replicas / len(tokens)), last=part is deal.forwards[-1])
 
 
 def main(stage: int, precision: str, zero: str) -> None:
