@@ -313,6 +313,7 @@ def _run() -> int:
         return 130
     except Exception:
         # A rank that fails because another one did is told to end by the launcher meanwhile, and leaves the word to it.
+        signals.only_note()
         was_asked = signals.asked()
         time.sleep(1 if "training.engine" in sys.modules else 0)
         if signals.asked() and not was_asked:

@@ -119,6 +119,11 @@ class RunConfig(Section):
                     f"zero.{key} does not go with parallel.tensor: DeepSpeed makes its groups of neighbouring "
                     "processes, which hold different pieces; leave one of them out"
                 )
+        if self.parallel.tensor > 1 and self.zero.uses_nvme:
+            raise ValueError(
+                "zero: nvme does not go with parallel.tensor, whose processes average some gradients before each step, "
+                "which would read from the disk for each of them; offload to cpu, or leave one of them out"
+            )
         return self
 
     def dump(self) -> str:

@@ -4,6 +4,8 @@ import os
 import threading
 import time
 
+from training.nvme import remove_swapped
+
 LAUNCHER = "THALWEG_LAUNCHER_PID"
 """Set by the launcher for its ranks."""
 
@@ -19,4 +21,5 @@ def _watch(launcher: int) -> None:
     while os.getppid() == launcher:
         time.sleep(0.2)
     # Nothing can be saved any more: the other ranks are ending, too.
+    remove_swapped()
     os._exit(1)

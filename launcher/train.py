@@ -131,7 +131,7 @@ def train_rank(config: RunConfig, resume: str, signals: Signals) -> None:
 
     phase = Phase()
     watching = start_watching(config.watch, config.folder, rank, world_size, phase)
-    # Before the engine, which may write to a disk what another life of this run has there.
+    # Before the engine, whose start takes long: a run that another life writes is refused at once.
     run_folder = RunFolder(config.folder, writes=rank == 0, takeover_after=config.checkpoint.takeover_after)
     try:
         run = _built(config, stream, folder, run_folder, signals, phase)

@@ -18,9 +18,8 @@ EXPENSIVE = {
     _aten._scaled_dot_product_flash_attention_for_cpu.default,
     _aten._scaled_dot_product_efficient_attention.default,
     _aten._scaled_dot_product_cudnn_attention.default,
-    torch.ops._c10d_functional.all_reduce.default,
 }
-"""What selective checkpointing keeps: matrix products, attention, sums over processes. The rest costs little time.
+"""What selective checkpointing keeps: matrix products and attention. The rest costs memory and little time.
 
 FlexAttention, compiled, is not seen by it and is computed again.
 """

@@ -33,7 +33,9 @@ def fill(network: nn.Module, values: Values, place: Callable[[nn.Parameter, Tens
     for name, value in values:
         parameter = parameters.pop(name)
         cut = cut_of(parameter)
-        place(parameter, value if cut == WHOLE else cut.of(value).contiguous())
+        if cut != WHOLE:
+            value = cut.of(value).clone(memory_format=torch.contiguous_format)
+        place(parameter, value)
         del value  # or it would be there while the next one is made
     assert not parameters, f"there is no value for {', '.join(parameters)}"
 

@@ -7,8 +7,10 @@ from data_pipeline.loader import RankBatch
 from training.callback import Callback
 from training.collectives import gather_rows
 from training.config import DriftConfig
+from training.cuts import WHOLE
 from training.errors import RunError
 from training.run import Run
+from training.tensor_parallel import cut_of
 
 AT_ONCE = 2**22
 """Words that are multiplied at once, which bounds the memory it takes."""
@@ -40,7 +42,7 @@ class Drift(Callback):
         self._every = config.every_steps if zero_stage < 3 else 0
 
     def on_gradients(self, run: Run, batch: RankBatch, losses: Tensor) -> None:
-        if self._every and run.engine.place.replicas > 1 and (run.progress.step + 1) % self._every == 0:
+        if self._every and run.engine.world_size > 1 and (run.progress.step + 1) % self._every == 0:
             self._compare(run)
 
     def _compare(self, run: Run) -> None:
@@ -48,12 +50,14 @@ class Drift(Callback):
         named = list(run.engine.network.named_parameters())
         hashes = gather_rows(torch.stack([bit_hash(value) for _, value in named])[None]).cpu()
         apart = hashes.view(-1, run.engine.place.tensor, len(named))  # by the pieces of layers that ranks hold
-        different = apart != apart.mode(dim=0).values
+        is_piece = torch.tensor([cut_of(value) != WHOLE for _, value in named])
+        different = apart != torch.where(is_piece, apart.mode(dim=0).values, hashes.mode(dim=0).values)
         if not different.any():
             return
-        wrong = different.any(dim=2)
-        undecided = 2 * wrong.sum(dim=0) >= len(apart)  # no majority that says who is right
-        ranks = (wrong | undecided).flatten().nonzero().flatten().tolist()
+        of_pieces, of_whole = (different[:, :, some].any(dim=2) for some in (is_piece, ~is_piece))
+        # Without a majority nothing says who is right.
+        undecided = (2 * of_pieces.sum(dim=0) >= len(apart)) | (2 * of_whole.sum() >= len(hashes))
+        ranks = (of_pieces | of_whole | undecided).flatten().nonzero().flatten().tolist()
         names = [
             name for (name, _), here in zip(named, different.flatten(0, 1).any(dim=0).tolist(), strict=True) if here
         ]

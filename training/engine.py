@@ -273,22 +273,24 @@ class Engine:
         answer must be the same on every rank. Where it says no the step is left out and its gradients are dropped.
         A gradient that is not finite has an infinite norm, and no step is ever made with it.
         """
-        are_finite = self._copies_are_finite()
+        are_finite = self.place.tensor == 1 or self._tie_copies()
         asked = approves if are_finite else lambda _: approves(math.inf) and False
         norm = self._step_whole(asked) if self._veto is None else self._step_sharded(self._veto, asked)
         return norm if are_finite else math.inf
 
-    def _copies_are_finite(self) -> bool:
-        """Whether the gradients of what each of the ranks that share layers has whole are finite on all of them.
+    def _tie_copies(self) -> bool:
+        """Averages the gradients of what ranks that share layers have whole each; whether they are finite on all ranks.
 
-        Norms take those of the first one.
+        They differ by rounding where replicas were averaged in another order, and what is whole has to stay the same.
+        DeepSpeed's norm takes those of the first of these ranks.
         """
-        if self.place.tensor == 1:
-            return True
-        whole = self._gradients_of([each for each in self._fragments if each.cut == WHOLE])
-        found = torch.ones((), dtype=torch.int32, device=self.device)
-        for each in whole:
-            found *= each.values.isfinite().all()
+        held = self._gradients_of([each for each in self._fragments if each.cut == WHOLE])
+        flat = torch.cat([torch.zeros(1, device=self.device), *(each.values.to(self.device) for each in held)])
+        dist.all_reduce(flat, group=self.groups.tensor)
+        averages = flat.div_(self.place.tensor)[1:].split([each.values.numel() for each in held])
+        for each, average in zip(held, averages, strict=True):
+            each.values.copy_(average)
+        found = flat.isfinite().all().int()
         dist.all_reduce(found, op=dist.ReduceOp.MIN)
         return bool(found)
 

@@ -29,6 +29,7 @@ import psutil
 from data_pipeline.durable import to_disk
 from data_pipeline.errors import InputError
 from training.errors import RunError
+from training.nvme import remove_swapped
 
 TAKEOVER_AFTER = 60.0
 BEATS = 12
@@ -48,6 +49,7 @@ class Superseded(RunError):  # noqa: N818
 
     def leave(self) -> NoReturn:
         """Ends the process from any thread: the others may be waiting for ranks that are gone."""
+        remove_swapped()
         sys.stderr.write(f"{self}\n")
         sys.stderr.flush()
         os._exit(1)

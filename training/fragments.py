@@ -135,13 +135,16 @@ def _of_partitions(optimizer: Any, network: nn.Module) -> Iterator[Fragment]:
 def gradient(engine: Any, parameter: Any, fragment: Fragment) -> Tensor:
     """The fragment's part [numel] of the whole gradient, averaged over ranks, of the `parameter` that it is of.
 
-    It is there between the last backward and the optimizer's step, in fp32, and not clipped.
+    It is there between the last backward and the optimizer's step, in fp32, and not clipped. It shares memory with what
+    the optimizer will take, on an nvme alone not, and lies where that lies.
     """
     stage, optimizer = int(engine.zero_optimization_stage()), engine.optimizer
+    if hasattr(optimizer, "_wait_for_offload_copies"):
+        optimizer._wait_for_offload_copies()
     if stage == 0:
         found = parameter.grad
-    elif stage == 3:
-        found = optimizer.get_local_fp32_grad_for_param(parameter)  # filled up at the end of the parameter
+    elif stage == 3:  # filled up at the end of the parameter
+        found, _ = optimizer._get_fp32_grad_state_partition(parameter, release_swap_buffers=True)
         if getattr(optimizer, "swap_optimizer", False):  # it lies in a buffer that is free again
             found = found.clone()
     else:

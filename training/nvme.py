@@ -1,8 +1,10 @@
 """What offloading to a disk needs: libaio, DeepSpeed's module for it, compiled at its first use, and room there."""
 
 import fcntl
+import glob
 import logging
 import os
+import platform
 import shutil
 import uuid
 from contextlib import suppress
@@ -62,18 +64,28 @@ def with_own_folder(zero: ZeroConfig) -> ZeroConfig:
     What processes that are gone have left is removed. A lock beside a folder tells whether its owner still runs.
     """
     assert zero.nvme_path is not None
-    for path in zero.nvme_path.glob("*.lock"):
+    host = platform.node()  # a disk that machines share may know of the locks of each machine alone
+    for path in zero.nvme_path.glob(f"{glob.escape(host)}-*.lock"):
         with suppress(OSError), path.open("r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove(path)
-    name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    prepared = zero.nvme_path / f".{name}"
+    own = zero.nvme_path / f"{host}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    try:
+        _lock(own)
+        own.mkdir()
+    except OSError as error:
+        raise InputError(
+            f"zero.nvme_path: {error}; name a folder of a local disk, in which this user may write and lock files"
+        ) from None
+    return zero.model_copy(update={"nvme_path": own})
+
+
+def _lock(own: Path) -> None:
+    """Takes the lock beside a folder to be; nobody sees it before it is held."""
+    prepared = own.with_name(f".{own.name}")
     lock = prepared.open("w")
     fcntl.flock(lock, fcntl.LOCK_EX)
-    _locks[prepared.rename(zero.nvme_path / f"{name}.lock")] = lock  # nobody sees it before it is held
-    own = zero.nvme_path / name
-    own.mkdir()
-    return zero.model_copy(update={"nvme_path": own})
+    _locks[prepared.rename(own.with_name(f"{own.name}.lock"))] = lock
 
 
 def remove_swapped() -> None:
@@ -84,7 +96,7 @@ def remove_swapped() -> None:
 
 def _remove(lock: Path) -> None:
     """Removes a folder, and then the lock beside it: who is interrupted leaves the rest to others."""
-    folder = lock.with_suffix("")
+    folder = lock.with_name(lock.name.removesuffix(".lock"))
     shutil.rmtree(folder, ignore_errors=True)
     if not folder.exists():
         lock.unlink(missing_ok=True)

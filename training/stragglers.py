@@ -8,10 +8,10 @@ which nobody can be waited for. Seen is here:
   gathered between its layers, so only the insides of the linear layers count, those of activation checkpointing
   included. On a GPU it is the device's own time (CUDA events), on a CPU the wall clock's.
 
-Ranks that share sequences or layers exchange numbers inside of each block, which may be compiled: there the wait for
-data alone is compared. Not seen are backwards, whose reductions are mixed with waiting, the optimizer's step, and what
-callbacks do: a machine that computes slowly is slow in forwards, too. One gather a window brings the times of all ranks
-together.
+Ranks that share sequences or layers exchange numbers inside of each block, which below stage 3 may be compiled: there
+the wait for data alone is compared. At stage 3 those linear layers count that exchange nothing in a forward. Not seen
+are backwards, whose reductions are mixed with waiting, the optimizer's step, and what callbacks do: a machine that
+computes slowly is slow in forwards, too. One gather a window brings the times of all ranks together.
 """
 
 import logging
@@ -27,6 +27,7 @@ from torch import nn
 from training.callback import Callback, StepResult
 from training.collectives import gather_objects
 from training.run import Run
+from training.tensor_parallel import ByOutputs
 from training.watching_config import StragglersConfig
 
 log = logging.getLogger("thalweg.watch")
@@ -114,7 +115,7 @@ class Stragglers(Callback):
             return
         self._hosts = gather_objects(platform.node())
         network = run.engine.network
-        linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
+        linear = [module for module in network.modules() if isinstance(module, nn.Linear | ByOutputs)]
         watched = linear if self._zero_stage == 3 else [] if self._shares else [network]
         self._watch = Stopwatch(watched, run.engine.device)
         self._steps = -1  # the first step compiles, and is left out

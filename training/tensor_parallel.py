@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
 
+from model.checkpointing import EXPENSIVE
 from model.gpt import GPT, Attention, FeedForward
 from training.cuts import WHOLE, Cut
 from training.parallel_config import Place
@@ -26,13 +27,14 @@ _QKV = 3
 
 def split_layers(network: GPT, place: Place) -> None:
     """Leaves this rank its pieces of a network's layers. Before an optimizer and an engine are made of it."""
+    EXPENSIVE.add(torch.ops._c10d_functional.all_reduce.default)  # a sum that is kept is not exchanged once more
     for module in network.modules():
         if isinstance(module, Attention):
             module.n_head //= place.tensor
-            module.add_module("qkv", _ByOutputs(module.qkv, place, groups=_QKV))
+            module.add_module("qkv", ByOutputs(module.qkv, place, groups=_QKV))
             module.add_module("out", _ByInputs(module.out, place))
         elif isinstance(module, FeedForward):
-            module.add_module("up", _ByOutputs(module.up, place))
+            module.add_module("up", ByOutputs(module.up, place))
             module.add_module("out", _ByInputs(module.out, place))
 
 
@@ -59,7 +61,7 @@ class _SplitLinear(nn.Module):
         """The name of the process group that shares the layer, once there is one."""
 
 
-class _ByOutputs(_SplitLinear):
+class ByOutputs(_SplitLinear):
     """Some outputs of all inputs: B T I to B T O / ranks."""
 
     def __init__(self, whole: nn.Linear, place: Place, groups: int = 1) -> None:

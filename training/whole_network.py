@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.gpt import GPT
+from training.cuts import WHOLE
 from training.engine import Engine
 from training.state_files import Part
 
@@ -68,6 +69,9 @@ class _Weights:
 
 def _fill_in(whole: Tensor, part: Part) -> None:
     """Puts a part where it belongs in a flattened parameter of zeros."""
+    if part.cut == WHOLE:
+        whole[part.start : part.start + part.values.numel()].copy_(part.values)
+        return
     view = part.cut.view(whole.view(part.shape))
     piece = torch.zeros(view.shape, device=whole.device)
     piece.view(-1)[part.start : part.start + part.values.numel()].copy_(part.values)

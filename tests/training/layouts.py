@@ -90,7 +90,7 @@ def assert_watched_alike(run_dir: Path, unshared: Path) -> None:
     lines, expected = metrics(run_dir), metrics(unshared)
     assert len(lines) == len(expected) == 5
     scales = by_step(expected, "noise_scale")
-    assert by_step(lines, "noise_scale") == pytest.approx(scales, rel=1e-4) and len(scales) >= 3
+    assert by_step(lines, "noise_scale") == pytest.approx(scales, rel=1e-3) and len(scales) >= 3
     for key in ("grad_norm_by_layer", "attention_logit_max_by_layer"):
         layers = by_step(expected, key)
         assert by_step(lines, key) == {step: pytest.approx(each, rel=1e-5) for step, each in layers.items()}

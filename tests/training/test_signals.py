@@ -36,6 +36,22 @@ main()
 """
 """The command line that is asked to end in its first step, and again while it leaves."""
 
+FAILS = """
+import os, signal, sys
+from types import SimpleNamespace
+from launcher import cli
+from training import loop
+
+def fails(*_):
+    raise RuntimeError("something is wrong")
+
+cli.time = SimpleNamespace(sleep=lambda _: os.kill(os.getpid(), signal.SIGTERM))
+loop._gradients = fails
+sys.argv = ["thalweg", *sys.argv[1:]]
+cli.main()
+"""
+"""The command line that fails in its first step, and is ended for another rank's sake before it tells."""
+
 LONG = ["train.tokens=16000", "train.decay_tokens=16000"]
 """Two hundred steps."""
 
@@ -216,6 +232,14 @@ def test_a_second_signal_does_not_break_into_the_leaving(tmp_path: Path) -> None
     done = subprocess.run(arguments, cwd=tmp_path, env=environment(), check=False)
     beat = read(tmp_path / "asked", 0)
     assert done.returncode == ASKED_TO_END and beat is not None and beat.phase == "ended"
+
+
+@pytest.mark.slow
+def test_a_failure_in_the_first_step_is_none_that_was_asked_for(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    arguments = [sys.executable, "-P", "-c", FAILS, "train", str(run)]
+    done = subprocess.run(arguments, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 128 + signal.SIGTERM and "asked to end" not in done.stderr
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Runs whose processes share layers, against runs whose processes do not; tolerances are in layouts.py."""
 
 import json
+import shutil
 from itertools import product
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from launcher.config import RunConfig
 from layouts import SHORT, WATCHED, assert_same, assert_watched_alike, split, train_alone, watch_unshared
 from model.config import ModelConfig
 from model.gpt import GPT
-from processes import RUN, events, thalweg, write_run
+from processes import RUN, events, metrics, thalweg, write_run, write_untrained
+from training.building import fill, keep
 from training.checkpoint import open_network
 from training.parallel_config import ParallelConfig, Place
 from training.state_files import StateFiles
@@ -45,10 +47,12 @@ def test_the_pieces_of_all_ranks_make_the_whole(bias: bool) -> None:
     rebuilt = {name: torch.full_like(value, torch.nan) for name, value in whole.named_parameters()}
     numel = 0
     for rank in range(4):
-        network = GPT(config)
-        network.load_state_dict(whole.state_dict())
+        with torch.device("meta"):
+            network = GPT(config)
         split_layers(network, Place(rank, 4, tensor=4))
+        fill(network, ((name, value.detach().clone()) for name, value in whole.named_parameters()), keep)
         for name, piece in network.named_parameters():
+            assert piece.untyped_storage().nbytes() == piece.nbytes, "it holds no more than it needs"
             view = cut_of(piece).view(rebuilt[name])
             view.copy_(piece.detach().view(view.shape))
         numel = sum(each.numel() for name, each in network.named_parameters() if name.startswith("blocks"))
@@ -138,9 +142,21 @@ def test_a_checkpoint_of_pieces_is_a_network_to_everyone(tmp_path: Path) -> None
     (sample,) = (json.loads(line) for line in (tmp_path / "shared/samples.jsonl").read_text().splitlines())
     asked = ["--prompt", "a", "--max-tokens", 8, "--temperature", 0]
     written, _ = thalweg("generate", "shared@latest", *asked, cwd=tmp_path)
-    assert sample["text"] in written
+    assert sample["text"] and sample["text"] in written
     held = StateFiles(tmp_path / "shared/checkpoints/step-0000002/weights")
     assert held.shapes["blocks.0.attention.out.weight"] == (32, 32)
+
+
+@pytest.mark.slow
+def test_a_run_begins_from_given_weights_in_compiled_pieces(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    write_untrained(tmp_path / "given", run, seed=5)
+    settings = ["train.init_from=given", "train.tokens=400"]
+    thalweg("train", run, *settings, "run_dir=one", cwd=tmp_path)
+    compiled = ["train.compile=true"] if shutil.which("g++") else []
+    thalweg("launch", run, *settings, "--processes", 2, "parallel.tensor=2", *compiled, "run_dir=two", cwd=tmp_path)
+    one, two = ([line["loss"] for line in metrics(tmp_path / name)] for name in ("one", "two"))
+    assert two == pytest.approx(one, rel=1e-5) and len(one) == 5
 
 
 @pytest.mark.parametrize(
@@ -155,6 +171,10 @@ def test_a_checkpoint_of_pieces_is_a_network_to_everyone(tmp_path: Path) -> None
         (
             {"parallel": {"tensor": 2}, "zero": {"stage": 3, "hpz_partition_size": 2}},
             r"zero.hpz_partition_size does not go with parallel.tensor",
+        ),
+        (
+            {"parallel": {"tensor": 2}, "zero": {"stage": 3, "offload_optimizer": "nvme", "nvme_path": "disk"}},
+            r"zero: nvme does not go with parallel.tensor",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""One rank: steps that are made, refused and spoilt on one rank; prints which of them changed anything."""
+"""One rank: steps that are made, refused, and spoilt or made apart on one rank; prints which changed anything."""
 
 import json
 import math
@@ -9,10 +9,11 @@ import torch
 from model.objective import task
 from parity_worker import MODEL, batch, built, dealt
 from training.collectives import gather_objects
+from training.cuts import WHOLE
 from training.engine import leave
 
 MICRO_BATCH = 2
-PLAN = ("refused", "made", "refused", "spoilt", "made")
+PLAN = ("refused", "made", "refused", "spoilt", "made", "apart")
 
 
 def state(engine) -> dict[str, torch.Tensor]:
@@ -46,9 +47,9 @@ def main(stage: int, precision: str, zero: str) -> None:
 
         engine.set_lr(1e-3)
         hooks = []
-        if what == "spoilt" and engine.rank == engine.world_size - 1:
-            weight = next(iter(engine.network.parameters()))
-            hooks.append(weight.register_hook(lambda gradient: torch.full_like(gradient, torch.nan)))
+        if what in ("spoilt", "apart") and engine.rank == engine.world_size - 1:
+            weight, factor = next(iter(engine.network.parameters())), {"spoilt": math.nan, "apart": 1.01}[what]
+            hooks.append(weight.register_hook(lambda gradient, factor=factor: gradient * factor))
         backward(engine, step)
         for hook in hooks:
             hook.remove()
@@ -57,6 +58,9 @@ def main(stage: int, precision: str, zero: str) -> None:
         same = before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
         everywhere = gather_objects((what, asked == [norm], math.isfinite(norm), engine.stepped, same))
         assert len(set(everywhere)) == 1, everywhere
+        if engine.place.tensor > 1:  # what each has whole is the same on all
+            held = [(each.name, each.of(each.home).tolist()) for each in engine._fragments if each.cut == WHOLE]
+            assert all(each == held for each in gather_objects(held, engine.groups.tensor)), what
         seen.append({"what": what, "asked_once": asked == [norm], "finite": math.isfinite(norm)})
         seen[-1] |= {"stepped": engine.stepped, "same": same, "steps": engine.optimizer_steps}
     if engine.rank == 0:
