@@ -1,6 +1,7 @@
 """What a run says of itself before its first step: size, data, batches and schedule."""
 
 import logging
+import os
 from collections.abc import Iterator
 
 from data_pipeline.deal import Deal
@@ -56,6 +57,12 @@ def _announce_layout(config: RunConfig, world_size: int) -> None:
         data = world_size // parallel.sharing
         log.info(
             "layout: %d processes are %d data%s: each computes %s", world_size, data, dimensions, " and ".join(computed)
+        )
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    if here % parallel.sharing:
+        log.warning(
+            "parallel: %d processes share, and a machine has %d: some of them exchange over the network, which is slow",
+            *(parallel.sharing, here),
         )
 
 

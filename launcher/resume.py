@@ -92,7 +92,7 @@ def _other_data(
     saved = CheckpointManifest.load(folder)
     before, now = saved.readers, world_size // config.parallel.sharing
     if stream.texts and before != now:
-        shared = ", those that share sequences being one" if now < world_size else ""
+        shared = ", those that share being one" if now < world_size else ""
         names = ", ".join(stream.texts)
         return [f"number of processes ({before}, now {now}{shared}), each of which has its place in {names}"]
     if stream.identity != saved.data_manifest:

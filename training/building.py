@@ -33,6 +33,7 @@ def fill(network: nn.Module, values: Values, place: Callable[[nn.Parameter, Tens
     for name, value in values:
         parameter = parameters.pop(name)
         cut = cut_of(parameter)
+        assert value.shape == cut.whole_shape(parameter.shape), f"{name} is of another network"
         if cut != WHOLE:
             value = cut.of(value).clone(memory_format=torch.contiguous_format)
         place(parameter, value)

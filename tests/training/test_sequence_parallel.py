@@ -106,7 +106,7 @@ def test_those_that_share_sequences_read_the_same_text(tmp_path: Path) -> None:
     assert "web: read as text, which is not kept" in shown
     more = ["--processes", 4, "parallel.sequence=2", "train.tokens=1600"]
     _, said = thalweg("launch", run, *SHORT, *text, *more, "run_dir=shared", cwd=tmp_path, code=2)
-    assert said.count("\n") == 1 and "number of processes (1, now 2, those that share sequences being one)" in said
+    assert said.count("\n") == 1 and "number of processes (1, now 2, those that share being one)" in said
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import closing
 from itertools import product
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.config import RunConfig
+from data_pipeline.opening import open_stream
+from launcher.announce import announce
+from launcher.config import RunConfig, load_run
 from layouts import SHORT, WATCHED, assert_same, assert_watched_alike, split, train_alone, watch_unshared
 from model.config import ModelConfig
 from model.gpt import GPT
@@ -187,3 +190,15 @@ def test_a_number_of_processes_that_cannot_share_is_refused(tmp_path: Path) -> N
     run = write_run(tmp_path)
     _, said = thalweg("launch", run, "--processes", 3, "parallel.tensor=2", cwd=tmp_path, code=2)
     assert said.count("\n") == 1 and "parallel.tensor 2 does not divide the 3 processes; start 2 or 4" in said
+
+
+def test_sharing_across_machines_is_warned_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = load_run(write_run(tmp_path), ["parallel.tensor=2", f"data.path={tmp_path / 'prepared'}"])
+    with closing(open_stream(config.data, config.seed, config.model.n_ctx)) as stream:
+        for there, warned in ((3, True), (2, False)):
+            monkeypatch.setenv("LOCAL_WORLD_SIZE", str(there))
+            caplog.clear()
+            announce(config, stream, 6, last_position=100)
+            assert ("2 processes share, and a machine has 3: some" in caplog.text) == warned
