@@ -63,9 +63,9 @@ def thalweg(job: Job) -> Build:
     """
     from model.config import ModelConfig
     from model.gpt import GPT
+    from training.bf16 import CastToBf16
     from training.compilation import compile_blocks
     from training.config import TrainConfig
-    from training.engine import _CastToBf16
     from training.optimizer import build_optimizer
 
     if "engine" in job.variants:
@@ -83,7 +83,7 @@ def thalweg(job: Job) -> Build:
         optimizer = build_optimizer(network, train)
         if "engine" in job.variants:
             return network, _engine_step(network, optimizer, job.batch, train.grad_clip)
-        module = _CastToBf16(network)
+        module = CastToBf16(network)
 
         def step(window: Tensor) -> Tensor:
             total, losses = module(window[:, :-1], window[:, 1:])

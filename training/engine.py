@@ -18,10 +18,10 @@ from typing import Any, NoReturn, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.autograd import Variable
 
 from data_pipeline.errors import InputError
 from model.gpt import GPT
+from training.bf16 import CastToBf16, round_to_bf16
 from training.building import Values, fill, keep, sharding
 from training.collectives import talk_over_loopback
 from training.cuts import WHOLE
@@ -118,43 +118,6 @@ def _layout_told(groups: Groups | None) -> Iterator[None]:
         deepspeed.initialize = initialize
 
 
-class _CastToBf16(nn.Module):
-    """Runs a network of fp32 weights with their bf16 copies; gradients arrive in fp32.
-
-    The copies stay in place until the backward pass has gone through: activation checkpointing runs blocks again there.
-    Then, before DeepSpeed looks for gradients, the fp32 weights are put back.
-    """
-
-    computes_in = torch.bfloat16
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self._masters: list[tuple[nn.Module, str, nn.Parameter]] = []
-
-    def forward(self, *inputs: Tensor | None) -> tuple[Tensor, ...]:
-        assert not self._masters, "a backward pass comes before the next forward"
-        for module in self.network.modules():
-            for name, weight in module.named_parameters(recurse=False):
-                self._masters.append((module, name, weight))
-                module._parameters[name] = weight.to(self.computes_in)  # type: ignore[assignment]
-        try:
-            outputs: tuple[Tensor, ...] = self.network(*inputs)
-        except BaseException:
-            self._restore()
-            raise
-        if torch.is_grad_enabled():
-            outputs[0].register_hook(lambda _: Variable._execution_engine.queue_callback(self._restore))
-        else:
-            self._restore()
-        return outputs
-
-    def _restore(self) -> None:
-        for module, name, weight in self._masters:
-            module._parameters[name] = weight
-        self._masters.clear()
-
-
 def build_engine(
     network: GPT,
     optimizer: torch.optim.Optimizer,
@@ -191,13 +154,13 @@ def build_engine(
         if values is not None:
             fill(network, values, sharding(config, groups.replicas) if zero.stage == 3 else keep)
         if precision == "bf16":
-            _round_to_bf16(network)
+            round_to_bf16(network)
         if place.tensor > 1:
             join_layers(network, groups.tensor)
         if place.sequence > 1:
             module = SplitSequences(network, place, groups.sequence)
         if precision == "bf16" and not zero.stage:
-            module = _CastToBf16(module)
+            module = CastToBf16(module)
         with _layout_told(groups if place.tensor > 1 else None):
             engine, _ = accelerator.prepare(module, optimizer)
     if not isinstance(engine, DeepSpeedEngine):
@@ -208,13 +171,6 @@ def build_engine(
     if device.type == "cpu" and world > 1:
         log.info("engine: gloo reduces; DeepSpeed's all-reduce through shared memory would have to be compiled")
     return Engine(engine, network, grad_clip if zero.stage == 0 else None, place, groups)
-
-
-@torch.no_grad()
-def _round_to_bf16(network: nn.Module) -> None:
-    """Rounds the weights, leaving their type. ZeRO takes its fp32 masters from rounded weights; stage 0 must too."""
-    for parameter in network.parameters():
-        parameter.copy_(parameter.bfloat16())
 
 
 def leave(code: int) -> NoReturn:
