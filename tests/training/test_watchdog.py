@@ -28,10 +28,10 @@ def moving(activity):
     moves += 1
     move(activity)
 
-def reading(files, name, start, stop):
+def reading(files, name, *where):
     with open("reads", "a") as file:
         file.write(f"{name} {moves}\\n")
-    return read(files, name, start, stop)
+    return read(files, name, *where)
 
 Activity.move, StateFiles.read = moving, reading
 from launcher.cli import main
