@@ -48,6 +48,12 @@ def split(dimension: str) -> dict[str, dict]:
     return {each["kind"]: each for each in found}
 
 
+def assert_numbers_of_the_whole(dimension: str) -> None:
+    for kind, found in split(dimension).items():
+        assert max(found["total"], found["losses"]) < 1e-6, kind
+        assert found["gradients"] < 2e-6, kind
+
+
 def train_alone(folder: Path) -> None:
     """A run in fp32 and in bf16, in folders of these names."""
     run = write_run(folder)

@@ -6,15 +6,13 @@ from pathlib import Path
 import pytest
 
 from launcher.config import RunConfig
-from layouts import SHORT, WATCHED, assert_same, assert_watched_alike, split, train_alone, watch_unshared
+from layouts import SHORT, WATCHED, assert_numbers_of_the_whole, assert_same, assert_watched_alike, split
 from processes import RUN, events, thalweg, write_run
 
 
 @pytest.mark.slow
 def test_losses_and_gradients_of_every_kind_of_network_are_those_of_the_whole() -> None:
-    for kind, found in split("sequence").items():
-        assert max(found["total"], found["losses"]) < 1e-6, kind
-        assert found["gradients"] < 2e-6, kind
+    assert_numbers_of_the_whole("sequence")
 
 
 @pytest.mark.slow
@@ -23,13 +21,6 @@ def test_a_rank_computes_and_keeps_its_part_of_the_positions() -> None:
         assert found["shapes"] == [[3, 16, 32]], kind  # of 32 positions
         whole, here = found["kept"]
         assert here <= 0.51 * whole, kind
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("alone")
-    train_alone(folder)
-    return folder
 
 
 LAYOUTS = [
@@ -50,13 +41,6 @@ def test_a_run_is_that_of_one_process(alone: Path, stage: int, precision: str, p
     told = f"layout: {processes} processes are {processes // 2} data x 2 sequence: each computes 8 of a sequence's 16"
     assert told in said
     assert_same(alone / name, alone / precision, precision)
-
-
-@pytest.fixture(scope="module")
-def unshared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("unshared")
-    watch_unshared(folder)
-    return folder
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from data_pipeline.opening import open_stream
 from launcher.announce import announce
 from launcher.config import RunConfig, load_run
-from layouts import SHORT, WATCHED, assert_same, assert_watched_alike, split, train_alone, watch_unshared
+from layouts import SHORT, WATCHED, assert_numbers_of_the_whole, assert_same, assert_watched_alike, split
 from model.config import ModelConfig
 from model.gpt import GPT
 from processes import RUN, events, metrics, thalweg, write_run, write_untrained
@@ -27,9 +27,7 @@ from training.tensor_parallel import cut_of, split_layers
 
 @pytest.mark.slow
 def test_losses_and_gradients_of_every_kind_of_network_are_those_of_the_whole() -> None:
-    for kind, found in split("tensor").items():
-        assert max(found["total"], found["losses"]) < 1e-6, kind
-        assert found["gradients"] < 2e-6, kind
+    assert_numbers_of_the_whole("tensor")
 
 
 @pytest.mark.slow
@@ -72,13 +70,6 @@ def test_every_rank_has_a_place_of_its_own_and_shares_with_its_neighbours(data: 
     assert [each.data_rank for each in places if each.counts] == list(range(data)) == list(range(places[0].data_size))
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("alone")
-    train_alone(folder)
-    return folder
-
-
 LAYOUTS = [
     (0, "fp32", 2, 1), (1, "fp32", 4, 1), (2, "fp32", 2, 1), (3, "fp32", 4, 1), (0, "bf16", 4, 1), (1, "bf16", 2, 1),
     (2, "bf16", 4, 1), (3, "bf16", 2, 1), (1, "fp32", 4, 2), (3, "fp32", 4, 2),
@@ -98,13 +89,6 @@ def test_a_run_is_that_of_one_process(alone: Path, stage: int, precision: str, p
     assert f"layout: {processes} processes are {processes // sequence // 2} data" in said
     assert "2 of a layer's 4 heads and 64 of its inner width of 128" in said
     assert_same(alone / name, alone / precision, precision)
-
-
-@pytest.fixture(scope="module")
-def unshared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("unshared")
-    watch_unshared(folder)
-    return folder
 
 
 @pytest.mark.slow
