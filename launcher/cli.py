@@ -311,16 +311,33 @@ def _run() -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    except Exception:
-        # A rank that fails because another one did is told to end by the launcher meanwhile, and leaves the word to it.
-        signals.only_note()
-        was_asked = signals.asked()
-        time.sleep(1 if "training.engine" in sys.modules else 0)
-        if signals.asked() and not was_asked:
+    except Exception as error:
+        if "training.engine" in sys.modules and _is_told_to_end(30 if _is_of_another_rank(error) else 1):
             return 128 + SIGTERM
         traceback.print_exc()
         return 1
     return 0
+
+
+def _is_of_another_rank(error: Exception) -> bool:
+    """Whether a collective failed, as it does where another rank is gone; gloo names itself in its words only."""
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or "gloo" in str(error)
+
+
+def _is_told_to_end(seconds: float) -> bool:
+    """Whether the launcher tells this process to end within so long, as it does where another rank failed.
+
+    Then what that one says is the cause, and this one has nothing to say.
+    """
+    signals.only_note()
+    if signals.asked():
+        return False
+    until = time.monotonic() + seconds
+    while not signals.asked() and time.monotonic() < until:
+        time.sleep(0.1)
+    return signals.asked()
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from training.fragments import (
     forget_moments,
     fragments,
     gradient,
+    gradients_of_copies,
     in_memory,
     optimizer_state,
     refresh_weights,
@@ -240,12 +241,12 @@ class Engine:
         They differ by rounding where replicas were averaged in another order, and what is whole has to stay the same.
         DeepSpeed's norm takes those of the first of these ranks.
         """
-        held = self._gradients_of([each for each in self._fragments if each.cut == WHOLE])
-        flat = torch.cat([torch.zeros(1, device=self.device), *(each.values.to(self.device) for each in held)])
+        held = gradients_of_copies(self._engine, self.network, self._fragments)
+        flat = torch.cat([torch.zeros(1, device=self.device), *(each.view(-1).to(self.device) for each in held)])
         dist.all_reduce(flat, group=self.groups.tensor)
-        averages = flat.div_(self.place.tensor)[1:].split([each.values.numel() for each in held])
+        averages = flat.div_(self.place.tensor)[1:].split([each.numel() for each in held])
         for each, average in zip(held, averages, strict=True):
-            each.values.copy_(average)
+            each.copy_(average.view_as(each))
         found = flat.isfinite().all().int()
         dist.all_reduce(found, op=dist.ReduceOp.MIN)
         return bool(found)
@@ -316,13 +317,10 @@ class Engine:
 
         Those of all ranks make the whole. They share memory with what the optimizer will take.
         """
-        return self._gradients_of(self._own_fragments())
-
-    def _gradients_of(self, held: list[Fragment]) -> list[Part]:
         parameters = dict(self.network.named_parameters())
         return [
             Part(each.name, each.shape, each.start, gradient(self._engine, parameters[each.name], each), each.cut)
-            for each in held
+            for each in self._own_fragments()
         ]
 
     def _own_fragments(self) -> list[Fragment]:

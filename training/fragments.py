@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from training.cuts import Cut, Shape
+from training.cuts import WHOLE, Cut, Shape
 from training.state_files import Part
 from training.tensor_parallel import cut_of
 
@@ -153,6 +153,20 @@ def gradient(engine: Any, parameter: Any, fragment: Fragment) -> Tensor:
     # DeepSpeed's own optimizer for stage 1 in bf16 gives the gradient of the whole parameter.
     start = fragment.start if stage in (1, 2) and flat.numel() > fragment.numel else 0
     return flat[start : start + fragment.numel]
+
+
+def gradients_of_copies(engine: Any, network: nn.Module, held: list[Fragment]) -> list[Tensor]:
+    """Of what ranks that share layers have whole each, all that lies here and goes into this rank's gradient norm.
+
+    `held` are this rank's fragments. Shares memory with what the optimizer will take.
+    """
+    optimizer = engine.optimizer
+    if hasattr(optimizer, "bf16_groups"):  # each rank has the whole gradient, and takes the norm of that
+        groups = zip(optimizer.bf16_groups, optimizer.fp32_groups_gradients, strict=True)
+        pairs = [pair for group, gradients in groups for pair in zip(group, gradients, strict=True)]
+        return [gradient for parameter, gradient in pairs if cut_of(parameter) == WHOLE]
+    parameters = dict(network.named_parameters())
+    return [gradient(engine, parameters[each.name], each) for each in held if each.cut == WHOLE]
 
 
 def optimizer_state(engine: Any) -> dict[Tensor, dict[str, Any]]:

@@ -37,7 +37,7 @@ main()
 """The command line that is asked to end in its first step, and again while it leaves."""
 
 FAILS = """
-import os, signal, sys
+import os, signal, sys, time
 from types import SimpleNamespace
 from launcher import cli
 from training import loop
@@ -45,7 +45,7 @@ from training import loop
 def fails(*_):
     raise RuntimeError("something is wrong")
 
-cli.time = SimpleNamespace(sleep=lambda _: os.kill(os.getpid(), signal.SIGTERM))
+cli.time = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: os.kill(os.getpid(), signal.SIGTERM))
 loop._gradients = fails
 sys.argv = ["thalweg", *sys.argv[1:]]
 cli.main()
