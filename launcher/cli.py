@@ -77,9 +77,10 @@ def prepare(
 @app.command(epilog="Example: thalweg train configs/smoke.yaml train.lr=1e-3")
 def train(run: RunFile, assignments: Assignments = None, resume: Resume = "auto") -> None:
     """Train, as one process or as one rank of a launcher that set RANK and WORLD_SIZE."""
+    from training.host_memory import keep_freed
+
+    keep_freed()
     signals.handle()
-    # Before torch is imported: its CPU memory in huge pages, where the system has them, costs fewer page faults.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     from launcher.profile_signal import hold_back
 
     hold_back()
