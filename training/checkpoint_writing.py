@@ -17,6 +17,7 @@ from data_pipeline.durable import to_disk, write_whole
 from data_pipeline.shards import FileEntry
 from training.checkpoint import CheckpointManifest, Describing, folder_of, model_json, remove, settled, text_states_file
 from training.collectives import gather_objects
+from training.fence import REPLACED
 from training.phase import Activity
 from training.run import Run
 from training.state_files import Part, write
@@ -142,17 +143,20 @@ def _write(snapshot: Snapshot, partial: Path, rank: int) -> dict[str, FileEntry]
 def _finish(manifest: CheckpointManifest, partial: Path, final: Path, when_whole: Callable[[], None]) -> None:
     write_whole(partial / "manifest.json", manifest.model_dump_json(indent=1))
     when_whole()  # before it is seen: a run that goes on from it finds the event
-    if is_again := final.exists():
-        final.rename(partial.with_name(f"{final.name}.replaced"))
-    partial.replace(final)
-    if is_again:
-        shutil.rmtree(partial.with_name(f"{final.name}.replaced"))
+    before = partial.with_name(f"{final.name}{REPLACED}")
+    if final.exists():
+        final.rename(before)
     try:
+        partial.replace(final)
         to_disk(final.parent)
         write_whole(final.with_name("latest"), final.name + "\n", partial.with_name("latest"))
     except OSError:
-        remove(final, partial.parent)
+        if final.exists():
+            remove(final, partial.parent)
+        if before.exists():
+            before.rename(final)
         raise
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def _agreed(work: Callable[[], T], group: Any) -> list[T]:

@@ -38,6 +38,7 @@ from training.fragments import (
     in_memory,
     optimizer_state,
     refresh_weights,
+    refuse_together,
     set_steps,
     steps_taken,
 )
@@ -231,6 +232,7 @@ class Engine:
         A gradient that is not finite has an infinite norm, and no step is ever made with it.
         """
         are_finite = self.place.tensor == 1 or self._tie_copies()
+        are_finite = refuse_together(self._engine, are_finite)
         asked = approves if are_finite else lambda _: approves(math.inf) and False
         norm = self._step_whole(asked) if self._veto is None else self._step_sharded(self._veto, asked)
         return norm if are_finite else math.inf
@@ -243,8 +245,13 @@ class Engine:
         """
         held = gradients_of_copies(self._engine, self.network, self._fragments)
         flat = torch.cat([torch.zeros(1, device=self.device), *(each.view(-1).to(self.device) for each in held)])
-        dist.all_reduce(flat, group=self.groups.tensor)
-        averages = flat.div_(self.place.tensor)[1:].split([each.numel() for each in held])
+        everywhere = (
+            self._veto is None
+        )  # where each replica steps with its own sums, as several groups might round them
+        dist.all_reduce(flat, group=None if everywhere else self.groups.tensor)
+        averages = flat.div_(self.world_size if everywhere else self.place.tensor)[1:].split(
+            [each.numel() for each in held]
+        )
         for each, average in zip(held, averages, strict=True):
             each.copy_(average.view_as(each))
         found = flat.isfinite().all().int()
@@ -277,7 +284,8 @@ class Engine:
         if self.place.tensor > 1:
             squares = _norm([each for each in parameters if cut_of(each) != WHOLE]).square()
             dist.all_reduce(squares, group=self.groups.tensor)
-            norm = (norm.square() + squares).sqrt()
+            norm = (norm.square() + squares).sqrt().nan_to_num(nan=math.inf)  # no number is larger than NaN
+            dist.all_reduce(norm, op=dist.ReduceOp.MAX)
         if self._clip_here:
             nn.utils.clip_grads_with_norm_(parameters, self._clip_here, norm)
         return float(norm)

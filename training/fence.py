@@ -38,6 +38,8 @@ GRACE = 5.0
 """Seconds for an orphan of a killed launcher to notice and end."""
 POLL = 0.05
 LINES = ("metrics.jsonl", "events.jsonl", "samples.jsonl")
+REPLACED = ".replaced"
+"""Ends the name of a checkpoint in a staging folder whose step is being written again."""
 TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 
@@ -141,9 +143,18 @@ class Fence:
                 with suppress(FileNotFoundError):
                     life.rename(self.staging / life.name)
         for revoked in self.staging.glob(".life-*"):
+            for kept in revoked.glob(f"*/*{REPLACED}"):
+                self._put_back(kept)
             # Over a network its owner may still find the folder that it has open, until that is gone.
             while revoked.exists():
                 shutil.rmtree(revoked, ignore_errors=True)
+
+    def _put_back(self, kept: Path) -> None:
+        """A checkpoint whose step was written again by a life that ended before the new one stood in its place."""
+        final = self._checkpoints / kept.name.removesuffix(REPLACED)
+        if not final.exists():
+            kept.rename(final)
+            to_disk(self._checkpoints)
 
     def _detach_lines(self) -> None:
         """Puts copies in the place of the files that the life before may have open."""

@@ -169,6 +169,23 @@ def gradients_of_copies(engine: Any, network: nn.Module, held: list[Fragment]) -
     return [gradient(engine, parameters[each.name], each) for each in held if each.cut == WHOLE]
 
 
+def refuse_together(engine: Any, are_finite: bool) -> bool:
+    """Whether gradients are finite on all ranks, `are_finite` where DeepSpeed asks all of them by itself.
+
+    At stage 1 in bf16 each rank has the whole gradient and looks at that alone, and those that leave a step out do not
+    meet the others behind it. So all are given a number that is not finite where one has it. Every rank must call it.
+    """
+    if not hasattr(engine.optimizer, "fp32_groups_gradients_flat"):
+        return are_finite
+    flats = engine.optimizer.fp32_groups_gradients_flat
+    found = (torch.stack([flat.isfinite().all() for flat in flats]).all() & are_finite).int()
+    dist.all_reduce(found, op=dist.ReduceOp.MIN)
+    if not found:
+        for flat in flats:
+            flat.fill_(torch.nan)
+    return bool(found)
+
+
 def optimizer_state(engine: Any) -> dict[Tensor, dict[str, Any]]:
     """What torch's optimizer keeps for each `home`; empty before its first step."""
     # DeepSpeed looks into it after each step, also after one that was left out: that alone makes empty entries.
