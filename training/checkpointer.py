@@ -132,8 +132,9 @@ class Checkpointer(Callback):
             self._prune(run, run.folder.staging)
 
     def _prune(self, run: Run, staging: Path) -> None:
-        try:
-            prune(run.folder.path, self._config.keep, staging, self._copier.busy if self._copier else ())
+        busy = [*(self._copier.busy if self._copier else ()), *([run.checkpoint] if run.checkpoint else ())]
+        try:  # also where nothing was written, to make room: what a rollback would go to stays then
+            prune(run.folder.path, self._config.keep, staging, busy)
         except (OSError, InputError) as error:
             log.warning("%s: old checkpoints could not be removed: %s", run.folder.checkpoints, error)
 
