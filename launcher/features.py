@@ -10,6 +10,7 @@ from training.checkpoint import Describing
 from training.checkpointer import Checkpointer
 from training.console import ConsoleReport
 from training.drift import Drift
+from training.garbage import Garbage
 from training.layer_norms import LayerNorms
 from training.metrics import Metrics
 from training.noise_scale import NoiseScale
@@ -41,4 +42,5 @@ def features(config: RunConfig, describing: Describing, folder: RunFolder, rank:
         checkpointer,
         Stragglers(config.watch.stragglers, config.zero.stage, config.parallel.sharing > 1),
         Profiler(config.profile),
+        Garbage(),
     ]
