@@ -245,13 +245,10 @@ class Engine:
         """
         held = gradients_of_copies(self._engine, self.network, self._fragments)
         flat = torch.cat([torch.zeros(1, device=self.device), *(each.view(-1).to(self.device) for each in held)])
-        everywhere = (
-            self._veto is None
-        )  # where each replica steps with its own sums, as several groups might round them
-        dist.all_reduce(flat, group=None if everywhere else self.groups.tensor)
-        averages = flat.div_(self.world_size if everywhere else self.place.tensor)[1:].split(
-            [each.numel() for each in held]
-        )
+        # At stage 0 each replica steps with what it has, which several groups of ranks might add up in several orders.
+        group, ranks = (self.groups.tensor, self.place.tensor) if self._veto else (None, self.world_size)
+        dist.all_reduce(flat, group=group)
+        averages = flat.div_(ranks)[1:].split([each.numel() for each in held])
         for each, average in zip(held, averages, strict=True):
             each.copy_(average.view_as(each))
         found = flat.isfinite().all().int()

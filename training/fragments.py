@@ -175,7 +175,7 @@ def refuse_together(engine: Any, are_finite: bool) -> bool:
     At stage 1 in bf16 each rank has the whole gradient and looks at that alone, and those that leave a step out do not
     meet the others behind it. So all are given a number that is not finite where one has it. Every rank must call it.
     """
-    if not hasattr(engine.optimizer, "fp32_groups_gradients_flat"):
+    if not hasattr(engine.optimizer, "bf16_groups"):
         return are_finite
     flats = engine.optimizer.fp32_groups_gradients_flat
     found = (torch.stack([flat.isfinite().all() for flat in flats]).all() & are_finite).int()

@@ -9,7 +9,7 @@ from training.run import Run
 class Garbage(Callback):
     """Freezes what is there after the first step, by which DeepSpeed and compiled blocks have made what they keep.
 
-    A full collection goes through every object otherwise, several times in a hundred steps: some 3 % of a short step.
+    A full collection goes through every object otherwise, about once in eight steps.
     """
 
     def __init__(self) -> None:
