@@ -313,7 +313,7 @@ def _run() -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        if "training.engine" in sys.modules and _is_told_to_end(30 if _is_of_another_rank(error) else 1):
+        if "training.engine" in sys.modules and _is_silenced(error):
             return 128 + SIGTERM
         traceback.print_exc()
         return 1
@@ -327,15 +327,17 @@ def _is_of_another_rank(error: Exception) -> bool:
     return isinstance(error, DistError) or "gloo" in str(error)
 
 
-def _is_told_to_end(seconds: float) -> bool:
-    """Whether the launcher tells this process to end within so long, as it does where another rank failed.
+def _is_silenced(error: Exception) -> bool:
+    """Whether the launcher tells this process to end, as it does where another rank failed.
 
-    Then what that one says is the cause, and this one has nothing to say.
+    Then what that one says is the cause, and this one has nothing to say. The word may have come before the
+    collective failed; but whoever was told to end and then fails by itself has something to say.
     """
+    of_another = _is_of_another_rank(error)
     signals.only_note()
     if signals.asked():
-        return False
-    until = time.monotonic() + seconds
+        return of_another
+    until = time.monotonic() + (30 if of_another else 1)
     while not signals.asked() and time.monotonic() < until:
         time.sleep(0.1)
     return signals.asked()

@@ -1,5 +1,6 @@
 """The command line on real processes."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -236,16 +237,32 @@ def test_when_the_launcher_is_killed_its_ranks_end(run: Path) -> None:
         assert not psutil.wait_procs(ranks)[1]
 
 
-def test_ranks_of_a_launcher_that_sets_only_rank_and_world_size(run: Path) -> None:
+def two_ranks(run: Path, *assignments: str) -> list[contextlib.AbstractContextManager[subprocess.Popen[str]]]:
+    """Both ranks of a run, as a launcher starts them that sets RANK, WORLD_SIZE and the address alone."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
-    arguments = ["train", run, "train.tokens=400"]
-    with (
-        started(*arguments, cwd=run.parent, RANK="0", **shared) as first,
-        started(*arguments, cwd=run.parent, RANK="1", **shared) as second,
-    ):
-        said = [each.communicate()[1] for each in (first, second)]
-        assert (first.returncode, second.returncode) == (0, 0), said
+    return [started("train", run, *assignments, cwd=run.parent, RANK=rank, **shared) for rank in "01"]
+
+
+@needs_proc
+def test_a_rank_that_is_told_to_end_and_then_loses_another_is_silent(run: Path) -> None:
+    """A launcher's word may come before the collective fails, in which the rank waits for the one that is gone."""
+    first, second = two_ranks(run, "train.tokens=100M")
+    with first as staying, second as going:
+        wait_for((run.parent / "runs" / "t" / "metrics.jsonl").exists, staying)
+        going.send_signal(signal.SIGSTOP)
+        staying.send_signal(signal.SIGTERM)
+        wait_for(lambda: "ShdPnd:\t0000000000000000" in Path(f"/proc/{staying.pid}/status").read_text(), staying)
+        going.kill()
+        _, said = staying.communicate()
+    assert staying.returncode == 128 + signal.SIGTERM and "Traceback" not in said
+
+
+def test_ranks_of_a_launcher_that_sets_only_rank_and_world_size(run: Path) -> None:
+    first, second = two_ranks(run, "train.tokens=400")
+    with first as one, second as other:
+        said = [each.communicate()[1] for each in (one, other)]
+        assert (one.returncode, other.returncode) == (0, 0), said
     assert "2 processes" in said[0] and metrics(run.parent / "runs" / "t")[-1]["step"] == 5
