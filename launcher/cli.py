@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from data_pipeline.errors import InputError
+from launcher.cluster_cli import app as cluster
 from training.errors import ASKED_TO_END, AskedToEnd, RunError
 from training.signals import Signals
 
@@ -280,6 +281,9 @@ def verify(
     from launcher.verify import verify_path
 
     print(verify_path(path))
+
+
+app.add_typer(cluster)
 
 
 def main() -> None:
