@@ -100,21 +100,32 @@ def launch(
     run: RunFile,
     assignments: Assignments = None,
     processes: Annotated[
-        int | None, typer.Option(min=1, help="Processes on this machine; one for each GPU by default, else one.")
+        int | None, typer.Option(min=1, help="Processes on each machine; one for each GPU by default, else one.")
     ] = None,
+    hostfile: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Start on these hosts over ssh; a line `name slots=N` for each."),
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[=VALUE]", help="With --hostfile: one more variable for all hosts; several times."),
+    ] = None,
+    restarts: Annotated[
+        int, typer.Option(min=0, help="Start again after a failure, so often in a row without a new checkpoint.")
+    ] = 0,
     resume: Resume = "auto",
 ) -> None:
-    """Start training on this machine with several processes."""
+    """Start training with several processes, on this machine or on the hosts of a hostfile."""
     from launcher.profile_signal import hold_back
 
     hold_back()
     from launcher.config import load_run
-    from launcher.launch import launch_here
+    from launcher.launch import Manner, launch_run
     from launcher.logs import log_to_stderr
 
     log_to_stderr()
-    config = load_run(run, assignments)
-    launch_here(config, ["train", str(run), *(assignments or []), "--resume", resume], processes, resume)
+    manner = Manner(run, assignments or [], processes, hostfile, env or [], restarts, resume)
+    launch_run(load_run(run, assignments), manner)
 
 
 @app.command(epilog="Example: thalweg fork runs/base@12000 decay.yaml train.schedule=wsd --reset optimizer")

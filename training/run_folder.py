@@ -35,25 +35,26 @@ def environment(world_size: int) -> dict[str, Any]:
     return {
         "command": sys.argv,
         "working_directory": str(Path.cwd()),
-        "commit": _commit(),
+        "commit": code_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": platform.node(),
         "pid": os.getpid(),
         "world_size": world_size,
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: package_version(name) for name in PACKAGES},
         "variables": {name: os.environ[name] for name in sorted(names)},
     }
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """None where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
         return None
 
 
-def _commit() -> str | None:
+def code_commit() -> str | None:
     """The commit of the code that runs, `-dirty` where it was edited; None outside a git checkout."""
     here = Path(__file__).parent
     command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

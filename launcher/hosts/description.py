@@ -1,0 +1,120 @@
+"""What a machine says of itself before a run starts on it, and in what machines must be alike."""
+
+import hashlib
+import json
+import platform
+import socket
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.errors import InputError
+from training.run_folder import PACKAGES, code_commit, package_version
+
+ROOMS = ("model", "data_pipeline", "training", "evaluation", "planning", "launcher")
+
+
+@dataclass(frozen=True)
+class Description:
+    """Of one machine. Times are seconds since 1970."""
+
+    host: str
+    python: str
+    packages: dict[str, str | None]
+    commit: str | None
+    code: str
+    """Hash of this package's files as they are imported there."""
+    configuration: str | None
+    """Hash of the run's resolved configuration as it is read there."""
+    gpus: int
+    free_port: int
+    time: float
+
+
+def describe(configuration: str | None) -> Description:
+    """Of this machine; `configuration` is the resolved one, as YAML."""
+    import torch
+
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    return Description(
+        host=platform.node(),
+        python=platform.python_version(),
+        packages={name: package_version(name) for name in PACKAGES},
+        commit=code_commit(),
+        code=hash_of_code(),
+        configuration=configuration and _hash(configuration.encode()),
+        gpus=torch.cuda.device_count(),
+        free_port=port,
+        time=time.time(),
+    )
+
+
+def hash_of_code() -> str:
+    """Of all files of this package, by their names below its folder."""
+    root = Path(__file__).resolve().parents[2]
+    files = sorted(path for room in ROOMS for path in (root / room).rglob("*.py"))
+    return _hash(b"".join(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() for path in files))
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:12]
+
+
+def refuse_differences(found: dict[str, Description], processes: dict[str, int]) -> None:
+    """Raises InputError with a line for each host that is not as most are, or has fewer GPUs than processes.
+
+    `found` and `processes` are by the names of the hostfile.
+    """
+    faults = [*_differences(found)]
+    for host, told in found.items():
+        if 0 < told.gpus < processes[host]:
+            faults.append(f"{host}: is to take {processes[host]} processes and has {told.gpus} GPUs")
+    if faults:
+        raise InputError("\n".join(faults))
+
+
+def _differences(found: dict[str, Description]) -> list[str]:
+    faults = []
+    for what, mend in (
+        ("python", "start with the same Python on all"),
+        ("commit", "check out the same commit on all"),
+        ("code", "give all hosts the same files of this package"),
+        ("configuration", "give all hosts the same RUN.yaml"),
+        *((f"packages.{name}", "install the same version on all") for name in PACKAGES),
+    ):
+        values = {host: _value(told, what) for host, told in found.items()}
+        # Of as many on both sides, the first host's counts.
+        usual = Counter(values.values()).most_common(1)[0][0]
+        faults += [
+            f"{host}: {what.removeprefix('packages.')} is {value}, elsewhere {usual}; {mend}"
+            for host, value in values.items()
+            if value != usual
+        ]
+    return faults
+
+
+def _value(told: Description, what: str) -> str:
+    name, _, package = what.partition(".")
+    value: Any = getattr(told, name)
+    return str(value[package] if package else value)
+
+
+def main() -> None:
+    """Prints this machine's description: `python -m launcher.hosts.description [RUN.yaml [key=value ...]]`."""
+    from launcher.config import load_run
+
+    configuration = load_run(Path(sys.argv[1]), sys.argv[2:]).dump() if sys.argv[1:] else None
+    print(json.dumps(asdict(describe(configuration))))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,135 @@
+"""One of several machines of a run: starts its processes as it is told on stdin, and tells on stdout how they ended.
+
+    stdin   a line of JSON, the `Assignment`; then words, a line each: `signal 10`, `end`, empty ones as signs of life
+    stdout  a line of JSON, the `Outcome`
+
+So whoever starts this needs nothing but a command with stdin and stdout, ssh or srun; no variable stands in a command
+line, where others could read it, and nothing has to be quoted. When stdin ends, or has been silent for too long, who
+started this is gone: the processes are ended.
+"""
+
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import psutil
+
+from launcher.hosts.agent import END_ALL, Node, Program, end_surely, run_ranks
+from launcher.hosts.outcome import Failure, Outcome
+from launcher.profile_signal import hold_back, pass_on
+from training.errors import AskedToEnd
+
+SIGN_OF_LIFE = 5.0
+"""Seconds between two of those that the launcher gives."""
+SILENCE = 60.0
+"""Seconds without any after which it is gone."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What the machines are to run."""
+
+    program: Program
+    hosts: list[str]
+    processes: list[int]
+    port: int
+    run_id: str
+    logs: str | None
+    shutdown_timeout: int
+    profile_all: bool = False
+    """Whether SIGUSR2 is for all ranks, or for the first of all."""
+    environment: dict[str, str] = field(default_factory=dict)
+    number: int | None = None
+    """Of this machine among `hosts`; None where Slurm says it."""
+
+    def as_line(self, number: int | None = None) -> str:
+        """For stdin of this module."""
+        return json.dumps(asdict(self) | {"number": number}) + "\n"
+
+
+def read_assignment(line: str) -> Assignment:
+    """The reverse of `as_line`."""
+    told = json.loads(line)
+    return Assignment(**told | {"program": Program(**told["program"])})
+
+
+def read_outcome(line: str) -> tuple[int, Outcome]:
+    """Number of the machine, and how its processes ended."""
+    told: dict[str, Any] = json.loads(line)
+    number = told.pop("number")
+    return number, Outcome(**told | {"failures": [Failure(**each) for each in told["failures"]]})
+
+
+def main() -> None:
+    """Runs what stdin says."""
+    hold_back()
+    words, telling = _own_streams()
+    assignment = read_assignment(words.readline().decode())
+    number = assignment.number if assignment.number is not None else int(os.environ["SLURM_NODEID"])
+    os.environ.update(assignment.environment)
+    address = socket.gethostbyname(assignment.hosts[0])
+    _talk_over_the_network(address, assignment.hosts, number)
+    cores = max(1, (os.cpu_count() or 1) // assignment.processes[number])
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+    threading.Thread(target=_listen, args=(words, assignment.shutdown_timeout), daemon=True).start()
+    if number == 0 or assignment.profile_all:
+        pass_on(to_all=assignment.profile_all)
+    node = Node(number, assignment.processes, address, assignment.port, assignment.run_id)
+    logs = Path(assignment.logs) if assignment.logs else None
+    try:
+        outcome = run_ranks(assignment.program, node, logs, assignment.shutdown_timeout)
+    except AskedToEnd:
+        outcome = Outcome([Failure(node.first_rank, -signal.SIGTERM, 0.0)], [signal.SIGTERM])
+    telling.write((json.dumps(asdict(outcome) | {"number": number}) + "\n").encode())
+    telling.flush()
+    sys.stderr.flush()
+    os._exit(outcome.code)  # the thread may be waiting for a word that never comes
+
+
+def _own_streams() -> tuple[BinaryIO, BinaryIO]:
+    """Standard streams for this process alone: its ranks must not read its words, nor write among what it tells."""
+    words, telling = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+    return os.fdopen(words, "rb", buffering=0), os.fdopen(telling, "wb")
+
+
+def _talk_over_the_network(address: str, hosts: list[str], number: int) -> None:
+    """Has gloo take the interface that leads to the other machines.
+
+    It would take the one that this machine's own name leads to, which on Debian and Ubuntu is the loopback.
+    """
+    if len(hosts) == 1:
+        return
+    other = address if number else socket.gethostbyname(hosts[1])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((other, 9))  # sends nothing: only the route is looked up
+        own = probe.getsockname()[0]
+    for name, addresses in psutil.net_if_addrs().items():
+        if own in (each.address for each in addresses):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+def _listen(words: BinaryIO, shutdown_timeout: int) -> None:
+    """Carries out what the launcher says, in a thread."""
+    while True:
+        ready, _, _ = select.select([words], [], [], SILENCE)
+        line = words.readline() if ready else b""
+        if not line or line == b"end\n":
+            break
+        if line.startswith(b"signal "):
+            os.kill(os.getpid(), int(line.split()[1]))
+    end_surely(shutdown_timeout + 10 if psutil.Process().children() else 0)
+    os.kill(os.getpid(), END_ALL)
+
+
+if __name__ == "__main__":
+    main()

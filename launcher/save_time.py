@@ -1,0 +1,20 @@
+"""How long a run's checkpoints have taken, from which the patience of whoever waits for one follows."""
+
+from pathlib import Path
+
+from training.run_folder import read_lines
+
+SHUTDOWN_SECONDS = 30
+"""Torch's own default between SIGTERM and SIGKILL."""
+MARGIN = 3
+
+
+def longest_save(run_dir: Path) -> float | None:
+    """Seconds that the slowest checkpoint of all lives took; None where there was none."""
+    lines = read_lines(run_dir / "events.jsonl")
+    return max((line["seconds"] for line in lines if line["event"] == "checkpoint"), default=None)
+
+
+def shutdown_timeout(run_dir: Path) -> int:
+    """Seconds that processes have to end once asked to: three times the slowest save, at least torch's own."""
+    return max(SHUTDOWN_SECONDS, round(MARGIN * (longest_save(run_dir) or 0)))
