@@ -164,6 +164,17 @@ class RunFolder:
             file.write(("\n" if torn else "") + line + "\n")
 
 
+def note(path: Path, event: str, **details: Any) -> None:
+    """Appends a line to events.jsonl of a run that no rank is writing for: of who starts and ends the ranks."""
+    lines = read_lines(path / "events.jsonl")
+    last = lines[-1] if lines else {}
+    told = {"time": time.time(), "life": _begun(path), "event": event}
+    told |= {"step": last.get("step", 0), "tokens": last.get("tokens", 0)} | details
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / "events.jsonl").open("a") as file:
+        file.write(_as_json(told) + "\n")
+
+
 def _as_json(line: dict[str, Any]) -> str:
     return json.dumps(_finite(line), allow_nan=False)
 

@@ -1,0 +1,76 @@
+"""Slurm's commands, as far as a job needs them about itself."""
+
+import re
+import subprocess
+from signal import SIG_IGN, SIGTERM, signal
+
+from training.errors import RunError
+
+SECONDS = 120
+"""A controller that restarts, or a busy one, answers late."""
+
+
+def slurm(*command: str) -> str:
+    """What the command prints. Raises RunError with what it said where it fails.
+
+    It ignores SIGTERM, which Slurm sends to every process of a job that it ends: also to the one that asks it to.
+    """
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=SECONDS, check=False, preexec_fn=_ignore_sigterm
+        )
+    except FileNotFoundError:
+        raise RunError(f"{command[0]}: is not installed here; Slurm's commands are needed") from None
+    except subprocess.TimeoutExpired:
+        raise RunError(f"{' '.join(command)}: no answer within {SECONDS} s; is the controller up?") from None
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        raise RunError(f"{' '.join(command)}: {said}")
+    return done.stdout
+
+
+def _ignore_sigterm() -> None:
+    signal(SIGTERM, SIG_IGN)
+
+
+def job_record(job: str) -> dict[str, str]:
+    """What `scontrol show job` knows of a job."""
+    return fields(slurm("scontrol", "show", "job", "--oneliner", job))
+
+
+def fields(line: str) -> dict[str, str]:
+    """`Name=value` pairs of a line of scontrol; values may hold spaces."""
+    return dict(re.findall(r"(\S+?)=(.*?)(?=\s+\S+?=|\s*$)", line))
+
+
+def hostnames(nodes: str) -> list[str]:
+    """The names in a list of Slurm's such as node[1-3]."""
+    return slurm("scontrol", "show", "hostnames", nodes).split() if nodes else []
+
+
+def node_states(nodes: list[str]) -> dict[str, str]:
+    """Of each node its state, such as IDLE, DOWN* or ALLOCATED+DRAIN."""
+    told = slurm("scontrol", "show", "node", "--oneliner", ",".join(nodes)) if nodes else ""
+    return {each["NodeName"]: each["State"] for each in map(fields, told.splitlines()) if "NodeName" in each}
+
+
+def back_to_the_queue(job: str, leave_out: list[str]) -> None:
+    """Requeues a job without some nodes for all its further lives. Raises RunError where the site forbids that.
+
+    On hold while it is changed, so that it does not start in between; a running job cannot be changed at all.
+    """
+    if not leave_out:
+        slurm("scontrol", "requeue", job)
+        return
+    slurm("scontrol", "requeuehold", job)
+    try:
+        exclude(job, leave_out)
+    finally:
+        slurm("scontrol", "release", job)
+
+
+def exclude(job: str, nodes: list[str]) -> None:
+    """Leaves nodes out of a waiting job, besides those that are left out already."""
+    before = job_record(job).get("ExcNodeList", "(null)")
+    known = hostnames(before) if before != "(null)" else []
+    slurm("scontrol", "update", f"JobId={job}", f"ExcNodeList={','.join(dict.fromkeys([*known, *nodes]))}")

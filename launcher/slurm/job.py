@@ -1,0 +1,175 @@
+"""One life of a submitted run, on the first node of its job: `python -m launcher.slurm.job RUN_DIR`.
+
+    pre-flight -> ranks on all nodes -> they end -> finished, back to the queue, or ended for good
+
+`events.jsonl` has a `life` when it begins, with job, nodes and why, and a `life_end` with what became of it. A life that
+ended without one was killed: the next one says so.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from data_pipeline.errors import InputError
+from launcher.config import RunConfig, load_run
+from launcher.hosts.agent import Program
+from launcher.hosts.outcome import Outcome
+from launcher.logs import log_to_stderr
+from launcher.save_time import shutdown_timeout
+from launcher.slurm.commands import back_to_the_queue, hostnames, job_record, node_states, slurm
+from launcher.slurm.step import start_step
+from launcher.slurm.submission import Submission, read_submission
+from launcher.slurm.verdict import Cause, Verdict, failures_in_vain, judge
+from training.errors import RunError
+from training.run_folder import note, read_lines
+
+log = logging.getLogger("thalweg.job")
+
+LOOKS = 10.0
+"""Seconds between two looks at how long the job may still run."""
+
+
+class Life:
+    """From the start of the batch script to its end."""
+
+    def __init__(self, submission: Submission, config: RunConfig) -> None:
+        self._submission, self._config, self._run_dir = submission, config, Path(submission.run_dir)
+        self._job, self._restarts = os.environ["SLURM_JOB_ID"], int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        self._nodes = hostnames(os.environ["SLURM_JOB_NODELIST"])
+        self._received: list[int] = []
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._received.append(number)
+
+    def live(self) -> int:
+        """Lives it; returns the exit code of the batch script."""
+        events = read_lines(self._run_dir / "events.jsonl")
+        note(self._run_dir, "life", job=self._job, restarts=self._restarts, nodes=self._nodes, reason=self._why(events))
+        if self._is_finished(events):
+            return self._end(Verdict("finished", "the run was done before"))
+        if (before := failures_in_vain(events)) >= self._submission.failures:
+            reason = f"{before} lives in a row ended without a checkpoint, the last ones without a word"
+            return self._end(Verdict("ended", reason, is_failure=True))
+        if self._submission.preflight and (verdict := self._fly_before()) is not None:
+            return self._end(verdict[0], verdict[1])
+        return self._end(self._train())
+
+    def _why(self, events: list[dict[str, Any]]) -> str:
+        """Why this life begins, as far as it can be known."""
+        lives = [each for each in events if each["event"] in ("life", "life_end")]
+        if not lives:
+            return "submitted"
+        if lives[-1]["event"] == "life_end":
+            return f"after: {lives[-1]['reason']}"
+        states = node_states([node for node in lives[-1]["nodes"] if node not in self._nodes])
+        gone = [f"{node} is {state}" for node, state in states.items() if "DOWN" in state or "NOT_RESPONDING" in state]
+        return f"the life before ended without a word{': ' if gone else ''}{', '.join(gone)}"
+
+    def _is_finished(self, events: list[dict[str, Any]]) -> bool:
+        ends = [each for each in events if each["event"] == "end"]
+        return bool(ends) and ends[-1]["tokens"] >= self._config.train.tokens
+
+    def _fly_before(self) -> tuple[Verdict, list[str]] | None:
+        """None where all nodes are well; else what follows, and the nodes to leave out."""
+        return None
+
+    def _train(self) -> Verdict:
+        arguments = ["train", self._submission.config]
+        patience = shutdown_timeout(self._run_dir)
+        logs = self._run_dir / "logs" / time.strftime("%Y%m%d-%H%M%S")
+        profile_all = self._config.profile.ranks == "all"
+        program = Program("launcher.cli", arguments)
+        nodes = start_step(self._submission, program, self._nodes, logs, patience, profile_all)
+        self._watch_the_time()
+        outcome = nodes.wait()
+        events = read_lines(self._run_dir / "events.jsonl")
+        return judge(outcome, self._cause(outcome, events), failures_in_vain(events), self._submission.failures)
+
+    def _watch_the_time(self) -> None:
+        """Asks for the end by itself where saving takes longer than Slurm was told at submission."""
+        threading.Thread(target=self._ask_in_time, daemon=True).start()
+
+    def _ask_in_time(self) -> None:
+        while True:
+            needed = shutdown_timeout(self._run_dir)
+            if needed > self._submission.lead and self._left() < needed:
+                os.kill(os.getpid(), signal.SIGUSR1)
+                return
+            time.sleep(LOOKS)
+
+    def _left(self) -> float:
+        """Seconds until the time limit."""
+        try:
+            end = job_record(self._job).get("EndTime", "Unknown")
+            return datetime.fromisoformat(end).timestamp() - time.time()
+        except (RunError, ValueError):
+            return float("inf")
+
+    def _cause(self, outcome: Outcome, events: list[dict[str, Any]]) -> Cause | None:
+        """Who asked for the end, if anybody did."""
+        received = [*self._received, *outcome.signals]
+        if not received:
+            return "stopped" if _was_stopped(events) else None
+        record = job_record(self._job)
+        if record.get("PreemptTime", "None") not in ("None", "Unknown"):
+            return "preempted"
+        if received[0] == signal.SIGTERM:
+            if int(record.get("Restarts", "0")) > self._restarts:
+                return "requeued"
+            return "time limit" if record.get("Reason") == "TimeLimit" else "cancelled"
+        near = max(self._submission.lead, shutdown_timeout(self._run_dir)) + 60
+        return "time limit" if self._left() < near else "signal"
+
+    def _end(self, verdict: Verdict, left_out: list[str] | None = None) -> int:
+        """Writes down what became of this life, and does what follows."""
+        told = {"job": self._job, "reason": verdict.reason, "then": verdict.then, "is_failure": verdict.is_failure}
+        note(self._run_dir, "life_end", **told, **({"left_out": left_out} if left_out else {}))
+        log.info("%s: %s", verdict.then, verdict.reason)
+        if verdict.then == "again" and self._submission.requeue:
+            self._requeue(left_out or [])
+        if verdict.then != "again" and not self._submission.requeue:
+            slurm("scancel", "--state=PENDING", f"--name={os.environ['SLURM_JOB_NAME']}", f"--user={os.getuid()}")
+        return 1 if verdict.is_failure else 0
+
+    def _requeue(self, left_out: list[str]) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        try:
+            back_to_the_queue(self._job, left_out)
+        except RunError as error:
+            reason = (
+                f"the job cannot go back to the queue ({error}); submit the run again, with requeue: false in site.yaml"
+            )
+            note(self._run_dir, "life_end", job=self._job, reason=reason, then="ended", is_failure=True)
+            raise RunError(f"{self._run_dir}: {reason}") from None
+        time.sleep(3600)  # Slurm ends this process
+
+
+def _was_stopped(events: list[dict[str, Any]]) -> bool:
+    """Whether `thalweg stop` asked for the end, of the life that these are the events of."""
+    asked = [each for each in events if each["event"] in ("life", "signal")]
+    return bool(asked) and asked[-1].get("stopped_by") is not None
+
+
+def main() -> None:
+    """Exit code 1 where the run failed for good, 0 otherwise."""
+    log_to_stderr()
+    try:
+        submission = read_submission(Path(sys.argv[1]))
+        code = Life(submission, load_run(Path(submission.config))).live()
+    except (InputError, RunError) as error:
+        print(error, file=sys.stderr)
+        code = 1
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""A step of a job: the agents of all its nodes (launcher/hosts/node.py), started by one srun."""
+
+import os
+import subprocess
+import uuid
+from pathlib import Path
+
+from launcher.hosts.agent import Program
+from launcher.hosts.node import Assignment
+from launcher.hosts.nodes import Nodes
+from launcher.slurm.submission import Submission
+
+PORTS = range(20000, 30000)
+"""Below those that Linux gives out by itself."""
+
+
+def start_step(
+    submission: Submission, program: Program, nodes: list[str], logs: Path | None, patience: int, profile_all: bool
+) -> Nodes:
+    """Starts `program` on all nodes; `patience` is the seconds that processes have to end in."""
+    job = int(os.environ["SLURM_JOB_ID"])
+    life = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    assignment = Assignment(
+        program=program,
+        hosts=nodes,
+        processes=[submission.processes_per_node] * len(nodes),
+        port=PORTS[(7 * job + life) % len(PORTS)],
+        run_id=uuid.uuid4().hex,
+        logs=str(logs) if logs else None,
+        shutdown_timeout=patience,
+        profile_all=profile_all,
+    )
+    step = subprocess.Popen(
+        [
+            *_srun(submission, len(nodes)),
+            *submission.wrapper,
+            submission.python,
+            "-P",
+            "-u",
+            "-m",
+            "launcher.hosts.node",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert step.stdin is not None
+    step.stdin.write(assignment.as_line())
+    step.stdin.flush()
+    return Nodes({"srun": step}, len(nodes), patience)
+
+
+def _srun(submission: Submission, nodes: int) -> list[str]:
+    """One task a node, which has all that the job has there."""
+    cores = os.environ.get("SLURM_CPUS_PER_TASK")
+    return [
+        "srun",
+        f"--nodes={nodes}",
+        f"--ntasks={nodes}",
+        "--ntasks-per-node=1",
+        *([f"--cpus-per-task={cores}"] if cores else []),
+        "--cpu-bind=none",
+        "--mem=0",
+        "--kill-on-bad-exit=0",
+        "--wait=0",
+        "--unbuffered",
+        *submission.srun,
+    ]
