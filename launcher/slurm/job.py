@@ -2,8 +2,8 @@
 
     pre-flight -> ranks on all nodes -> they end -> finished, back to the queue, or ended for good
 
-`events.jsonl` has a `life` when it begins, with job, nodes and why, and a `life_end` with what became of it. A life that
-ended without one was killed: the next one says so.
+`events.jsonl` has a `life` when it begins, with job, nodes and why, and a `life_end` with what became of it. A life
+that ended without one was killed: the next one says so.
 """
 
 import logging
