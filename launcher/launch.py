@@ -19,7 +19,7 @@ from launcher.hosts.description import refuse_differences
 from launcher.hosts.hostfile import Host, read_hostfile
 from launcher.hosts.node import Assignment
 from launcher.hosts.nodes import Nodes
-from launcher.hosts.outcome import Outcome, account, raise_for
+from launcher.hosts.outcome import NOT_AT_FAULT, Outcome, account, raise_for
 from launcher.hosts.ssh import ask, environment, start_agents
 from launcher.init_from import pinned
 from launcher.profile_signal import pass_on
@@ -139,6 +139,6 @@ def _log_folder(config: RunConfig) -> Path:
 def _show_last_lines(outcome: Outcome) -> None:
     """Those of the rank at fault, which others' may have come behind."""
     first = outcome.first
-    if first is not None and first.lines:
+    if first is not None and first.lines and first.code not in NOT_AT_FAULT:
         lines = "".join(f"  {line}\n" for line in first.lines)
         sys.stderr.write(f"the last lines of rank {first.rank}:\n{lines}")

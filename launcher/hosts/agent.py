@@ -62,7 +62,9 @@ def run_ranks(program: Program, node: Node, logs: Path | None, shutdown_timeout:
     SIGTERM, SIGUSR1 and SIGINT are handed on to them: they save and leave by themselves.
     Raises AskedToEnd for a signal that comes before there are any.
     """
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in logging.root.manager.loggerDict:  # each has a level of its own
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ[LAUNCHER] = str(os.getpid())
     handed_on: list[int] = []
     is_alone = len(node.processes) == 1

@@ -39,8 +39,8 @@ def job_record(job: str) -> dict[str, str]:
 
 
 def fields(line: str) -> dict[str, str]:
-    """`Name=value` pairs of a line of scontrol; values may hold spaces."""
-    return dict(re.findall(r"(\S+?)=(.*?)(?=\s+\S+?=|\s*$)", line))
+    """`Name=value` pairs of a line of scontrol; values may hold spaces and equals signs, names begin with a capital."""
+    return dict(re.findall(r"(?:^|\s)([A-Z][A-Za-z:/]*)=(.*?)(?=\s+[A-Z][A-Za-z:/]*=|\s*$)", line))
 
 
 def hostnames(nodes: str) -> list[str]:
