@@ -143,7 +143,8 @@ class Life:
     def _requeue(self, left_out: list[str]) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         try:
-            back_to_the_queue(self._job, left_out)
+            if int(job_record(self._job).get("Restarts", "0")) == self._restarts:  # else Slurm does so already
+                back_to_the_queue(self._job, left_out)
         except RunError as error:
             reason = (
                 f"the job cannot go back to the queue ({error}); submit the run again, with requeue: false in site.yaml"

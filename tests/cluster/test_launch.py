@@ -1,0 +1,178 @@
+"""`thalweg launch --hostfile` on two hosts with addresses of their own, over ssh."""
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import launcher.logs
+from hosts import Hosts, started_inside
+from processes import command, environment, events, metrics, thalweg, wait_for, write_run
+
+pytestmark = pytest.mark.slow
+LONG = ["train.tokens=100M", "checkpoint.every_tokens=800"]
+OURS = ("sshd", "ssh", "nsenter")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    (tmp_path / "hosts").write_text("host1 slots=1\nhost2 slots=1\n")
+    return write_run(tmp_path)
+
+
+@contextmanager
+def launching(hosts: Hosts, run: Path, *arguments: object, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    """`thalweg launch` on ctl, in the folder of the run."""
+    process = hosts.popen(
+        "ctl",
+        command("launch", run, "--hostfile", "hosts", *arguments),
+        cwd=run.parent,
+        env=environment(**variables),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=(run.parent / "said").open("a"),
+    )
+    try:
+        yield process
+    finally:
+        for each in hosts.processes("ctl"):
+            if each.name() not in OURS:
+                each.kill()
+        process.wait()
+
+
+def launched(hosts: Hosts, run: Path, *arguments: object, code: int = 0, **variables: str) -> str:
+    """What a launch says that ends by itself with `code`."""
+    with launching(hosts, run, *arguments, **variables) as process:
+        process.wait()
+        said = (run.parent / "said").read_text()
+        assert process.returncode == code, said
+        return said
+
+
+def left_running(hosts: Hosts) -> list[str]:
+    """Processes of ours on the hosts that are on."""
+    on = [host for host in hosts.names if hosts.is_on(host)]
+    return [
+        " ".join(each.cmdline()) for host in on for each in hosts.processes(host) if "launcher" in str(each.cmdline())
+    ]
+
+
+def steps(run: Path) -> int:
+    path = run.parent / "runs" / "t" / "metrics.jsonl"
+    return metrics(path.parent)[-1]["step"] if path.exists() and metrics(path.parent) else 0
+
+
+def test_hosts_train_the_same_run_as_one_machine(hosts: Hosts, run: Path) -> None:
+    launched(hosts, run, "--env", 'SEEN_EVERYWHERE=it\'s "here" $HOME')
+    thalweg("launch", run, "--processes", 2, "run_dir=here", cwd=run.parent)
+    folder = run.parent / "runs" / "t"
+    for one, other in zip(metrics(folder), metrics(run.parent / "here"), strict=True):
+        assert (one["step"], one["data_hash"]) == (other["step"], other["data_hash"])
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+    [logs] = (folder / "logs").iterdir()
+    assert sorted(path.name for path in logs.iterdir()) == ["rank-00000.log", "rank-00001.log"]
+    assert not left_running(hosts)
+
+
+def test_a_host_that_vanishes_ends_the_run_and_a_restart_goes_on(hosts: Hosts, run: Path) -> None:
+    with launching(hosts, run, *LONG) as process:
+        wait_for(lambda: steps(run) > 30, process)
+        hosts.power_off("host2")
+        assert process.wait() == 1
+    said = (run.parent / "said").read_text()
+    assert "host2: the connection was lost" in said.splitlines()[-1]
+    assert not left_running(hosts)
+    hosts.boot("host2")
+    again = launched(hosts, run, "train.tokens=80k", "checkpoint.every_tokens=null")
+    assert "resumed from" in again
+    lines = {line["step"]: line for line in metrics(run.parent / "runs" / "t")}
+    assert sorted(lines) == list(range(1, 1001))
+    assert [
+        each["event"] for each in events(run.parent / "runs" / "t") if each["event"] in ("start", "resume", "end")
+    ] == [
+        "start",
+        "resume",
+        "end",
+    ]
+
+
+def test_a_network_that_is_cut_leaves_no_process_behind(hosts: Hosts, run: Path) -> None:
+    """The processes on the far side hear nothing more from the launcher, and end by themselves."""
+    with launching(hosts, run, *LONG) as process:
+        wait_for(lambda: steps(run) > 10, process)
+        hosts.cut("host2")
+        assert process.wait() == 1
+        while left_running(hosts):
+            assert hosts.is_on("host2")
+
+
+def test_a_killed_rank_ends_all_and_its_last_lines_are_shown(hosts: Hosts, run: Path) -> None:
+    with launching(hosts, run, *LONG) as process:
+        wait_for(lambda: steps(run) > 5, process)
+        [rank] = [each for each in hosts.processes("host2") if "launcher.cli" in each.cmdline()]
+        rank.kill()
+        assert process.wait() == 1
+    said = (run.parent / "said").read_text()
+    assert "rank 1 ended with SIGKILL" in said.splitlines()[-1]
+    assert not left_running(hosts)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_launcher_that_is_interrupted_saves_everywhere(hosts: Hosts, run: Path, number: signal.Signals) -> None:
+    with launching(hosts, run, *LONG) as process:
+        wait_for(lambda: steps(run) > 5, process)
+        started_inside(process).send_signal(number)
+        assert process.wait() == 75
+    told = events(run.parent / "runs" / "t")
+    assert {each["event"] for each in told[-2:]} == {"signal", "checkpoint"}
+    assert max(each["step"] for each in told if each["event"] == "checkpoint") == steps(run)
+    assert not left_running(hosts)
+
+
+def test_a_killed_launcher_leaves_no_process_behind(hosts: Hosts, run: Path) -> None:
+    with launching(hosts, run, *LONG) as process:
+        wait_for(lambda: steps(run) > 5, process)
+        started_inside(process).kill()
+        for each in hosts.processes("ctl"):
+            if each.name() == "ssh":
+                each.kill()
+        while left_running(hosts):
+            assert hosts.is_on("host1")
+
+
+def other_file(hosts: Hosts, host: str, path: Path, change: tuple[str, str], folder: Path) -> None:
+    """Has a host see another text in the place of a file, until it is booted again."""
+    text, copy = path.read_text(), folder / f"other-{path.name}"
+    assert change[0] in text
+    copy.write_text(text.replace(*change))
+    hosts.run(host, ["mount", "--bind", str(copy), str(path)])
+
+
+def test_a_host_that_does_not_answer_is_named_before_anything_starts(hosts: Hosts, run: Path) -> None:
+    (run.parent / "hosts").write_text("host1 slots=1\nhost9 slots=1\n")
+    said = launched(hosts, run, code=2)
+    assert said.splitlines()[-1].startswith("host9: does not answer over ssh")
+    assert not (run.parent / "runs").exists()
+
+
+def test_hosts_that_differ_are_named_before_anything_starts(hosts: Hosts, run: Path) -> None:
+    """Another configuration, other code, another version of a package: a line each, and nothing has started."""
+    import accelerate
+
+    [metadata] = Path(accelerate.__file__).parents[1].glob("accelerate-*.dist-info/METADATA")
+    try:
+        other_file(hosts, "host2", run, ("0.003", "0.004"), run.parent)
+        other_file(hosts, "host2", Path(launcher.logs.__file__), ("\n", "\n\n"), run.parent)
+        other_file(hosts, "host2", metadata, ("\nVersion: ", "\nVersion: 9."), run.parent)
+        said = launched(hosts, run, code=2).splitlines()
+    finally:
+        hosts.power_off("host2")
+        hosts.boot("host2")
+    for what in ("configuration", "code", "accelerate"):
+        assert [line for line in said if line.startswith(f"host2: {what} is ")], said
+    assert not [line for line in said if line.startswith("host1: ")]
+    assert not (run.parent / "runs").exists()
