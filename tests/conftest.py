@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 # Helpers that stand beside the tests; no package, so that tests/model never stands in for model.
-for each in ("data_pipeline", "model", "training"):
+for each in ("cluster", "data_pipeline", "model", "training"):
     sys.path.append(str(Path(__file__).parent / each))
 
 settings.register_profile("thalweg", deadline=None, derandomize=True)

@@ -1,0 +1,53 @@
+"""One Slurm and one set of hosts for all tests of a process, put in order again before each test."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from hosts import Hosts, why_not
+from slurm import Slurm
+
+
+def _require(reason: str | None) -> None:
+    """Skips with `reason`; in CI, whose machines have all that it takes, fails."""
+    if reason and os.environ.get("CI_CLUSTER") == "1":
+        pytest.fail(reason, pytrace=False)
+    if reason:
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def started_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    _require(why_not())
+    hosts = Hosts(tmp_path_factory.mktemp("hosts"), 2)
+    try:
+        hosts.start()
+        yield hosts
+    finally:
+        hosts.stop()
+
+
+@pytest.fixture(scope="session")
+def started_slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    _require(why_not("munged", "slurmctld", "slurmd", "sbatch"))
+    slurm = Slurm(tmp_path_factory.mktemp("slurm"), 3)
+    try:
+        slurm.start()
+        yield slurm
+    finally:
+        slurm.stop()
+
+
+@pytest.fixture
+def hosts(started_hosts: Hosts) -> Iterator[Hosts]:
+    """host1, host2 and ctl, which reach each other by name and over ssh; `hosts.run("ctl", ["ssh", "host1", ...])`."""
+    yield started_hosts
+    started_hosts.reset()
+
+
+@pytest.fixture
+def slurm(started_slurm: Slurm) -> Iterator[Slurm]:
+    """An empty Slurm: node1 to node3, all idle, and ctl."""
+    yield started_slurm
+    started_slurm.reset()
