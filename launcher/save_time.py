@@ -1,5 +1,6 @@
 """How long a run's checkpoints have taken, from which the patience of whoever waits for one follows."""
 
+import os
 from pathlib import Path
 
 from training.run_folder import read_lines
@@ -17,4 +18,5 @@ def longest_save(run_dir: Path) -> float | None:
 
 def shutdown_timeout(run_dir: Path) -> int:
     """Seconds that processes have to end once asked to: three times the slowest save, at least torch's own."""
-    return max(SHUTDOWN_SECONDS, round(MARGIN * (longest_save(run_dir) or 0)))
+    least = int(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS))
+    return max(least, round(MARGIN * (longest_save(run_dir) or 0)))

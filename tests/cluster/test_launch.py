@@ -3,9 +3,10 @@
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 import launcher.logs
@@ -13,7 +14,7 @@ from hosts import Hosts, started_inside
 from processes import command, environment, events, metrics, thalweg, wait_for, write_run
 
 pytestmark = pytest.mark.slow
-LONG = ["train.tokens=100M", "checkpoint.every_tokens=800"]
+LONG = ["train.tokens=100M", "train.decay_tokens=100M", "checkpoint.every_tokens=800"]
 OURS = ("sshd", "ssh", "nsenter")
 
 
@@ -30,7 +31,7 @@ def launching(hosts: Hosts, run: Path, *arguments: object, **variables: str) -> 
         "ctl",
         command("launch", run, "--hostfile", "hosts", *arguments),
         cwd=run.parent,
-        env=environment(**variables),
+        env=environment(TORCH_ELASTIC_SHUTDOWN_TIMEOUT="5", **variables),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=(run.parent / "said").open("a"),
@@ -55,10 +56,13 @@ def launched(hosts: Hosts, run: Path, *arguments: object, code: int = 0, **varia
 
 def left_running(hosts: Hosts) -> list[str]:
     """Processes of ours on the hosts that are on."""
-    on = [host for host in hosts.names if hosts.is_on(host)]
-    return [
-        " ".join(each.cmdline()) for host in on for each in hosts.processes(host) if "launcher" in str(each.cmdline())
-    ]
+    found = []
+    for host in hosts.names if hosts.is_on("host2") else ["host1"]:
+        for process in hosts.processes(host):
+            with suppress(psutil.NoSuchProcess):  # or a zombie
+                if "launcher" in " ".join(process.cmdline()):
+                    found.append(f"{host}: {process.cmdline()}")
+    return found
 
 
 def steps(run: Path) -> int:
@@ -78,36 +82,23 @@ def test_hosts_train_the_same_run_as_one_machine(hosts: Hosts, run: Path) -> Non
     assert not left_running(hosts)
 
 
-def test_a_host_that_vanishes_ends_the_run_and_a_restart_goes_on(hosts: Hosts, run: Path) -> None:
+def test_a_host_that_vanishes_ends_the_run_and_the_same_command_goes_on(hosts: Hosts, run: Path) -> None:
+    """Its processes live on, hear nothing more from the launcher, and end by themselves."""
     with launching(hosts, run, *LONG) as process:
         wait_for(lambda: steps(run) > 30, process)
-        hosts.power_off("host2")
-        assert process.wait() == 1
-    said = (run.parent / "said").read_text()
-    assert "host2: the connection was lost" in said.splitlines()[-1]
-    assert not left_running(hosts)
-    hosts.boot("host2")
-    again = launched(hosts, run, "train.tokens=80k", "checkpoint.every_tokens=null")
-    assert "resumed from" in again
-    lines = {line["step"]: line for line in metrics(run.parent / "runs" / "t")}
-    assert sorted(lines) == list(range(1, 1001))
-    assert [
-        each["event"] for each in events(run.parent / "runs" / "t") if each["event"] in ("start", "resume", "end")
-    ] == [
-        "start",
-        "resume",
-        "end",
-    ]
-
-
-def test_a_network_that_is_cut_leaves_no_process_behind(hosts: Hosts, run: Path) -> None:
-    """The processes on the far side hear nothing more from the launcher, and end by themselves."""
-    with launching(hosts, run, *LONG) as process:
-        wait_for(lambda: steps(run) > 10, process)
         hosts.cut("host2")
         assert process.wait() == 1
-        while left_running(hosts):
-            assert hosts.is_on("host2")
+    assert "host2: the connection was lost" in (run.parent / "said").read_text().splitlines()[-1]
+    assert not [each for each in left_running(hosts) if each.startswith("host1")]
+    while left_running(hosts):
+        assert hosts.is_on("host2")
+    hosts.heal("host2")
+    launched(hosts, run, *LONG, "train.tokens=8000", "checkpoint.every_tokens=null")
+    folder = run.parent / "runs" / "t"
+    lines = {line["step"]: line for line in metrics(folder)}
+    assert sorted(lines) == list(range(1, max(lines) + 1)) and lines[max(lines)]["tokens"] >= 8000
+    told = [each["event"] for each in events(folder) if each["event"] in ("start", "resume", "end")]
+    assert told == ["start", "resume", "end"]
 
 
 def test_a_killed_rank_ends_all_and_its_last_lines_are_shown(hosts: Hosts, run: Path) -> None:
