@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from data_pipeline.durable import write_whole
 from data_pipeline.errors import InputError
@@ -53,4 +54,5 @@ def read_submission(run_dir: Path) -> Submission:
         raise InputError(f"{path}: is missing; the run was not submitted by `thalweg submit`") from None
     if set(told) != {each.name for each in fields(Submission)}:
         raise InputError(f"{path}: was written by another version of this package; submit the run again")
-    return Submission(**{name: tuple(value) if isinstance(value, list) else value for name, value in told.items()})
+    values: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in told.items()}
+    return Submission(**values)
