@@ -30,8 +30,7 @@ def check_installed() -> None:
 
 def queued(name: str) -> list[str]:
     """The ids of the jobs of that name that wait or run."""
-    done = _run(["squeue", "--noheader", f"--name={name}", "--format=%A"], "squeue")
-    return sorted(set(done.split()))
+    return sorted(set(_run(["squeue", "--noheader", f"--name={name}", "--format=%A"], "the queue").split()))
 
 
 def submit(script: Path, dependency: str | None, variables: list[str]) -> str:
@@ -56,6 +55,7 @@ def note(folder: Path, kind: str, job: str) -> None:
 def _run(command: list[str], what: str, environment: dict[str, str] | None = None) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
-        said = "; ".join(line.strip() for line in done.stderr.splitlines() if line.strip())
-        raise RunError(f"{what}: {command[0]} refused it: {said or f'exit code {done.returncode}'}")
+        lines = [line.removeprefix(f"{command[0]}: error: ").strip() for line in done.stderr.splitlines()]
+        said = "; ".join(line for line in lines if line) or f"exit code {done.returncode}"
+        raise RunError(f"{what}: {command[0]} failed: {said}")
     return done.stdout
