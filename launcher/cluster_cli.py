@@ -1,5 +1,71 @@
 """Commands for machines: before a run, while it is going on, and what became of it."""
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 app = typer.Typer()
+"""The command line. Each command imports what it needs when it runs, so that --help answers at once."""
+
+
+@app.command(epilog="Example: thalweg submit run.yaml --nodes 8-16 --gpus-per-node 8 --time 12h train.lr=3e-4")
+def submit(
+    run: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run's configuration.")],
+    nodes: Annotated[str, typer.Option(metavar="N|MIN-MAX", help="Nodes of each life of the run.")],
+    assignments: Annotated[
+        list[str] | None, typer.Argument(metavar="[key=value]...", help="Fields to set, such as train.lr=3e-4.")
+    ] = None,
+    gpus_per_node: Annotated[int | None, typer.Option(min=0, help="With a process for each; site.yaml's.")] = None,
+    processes_per_node: Annotated[int | None, typer.Option(min=1, help="Where there are no GPUs; 1.")] = None,
+    time: Annotated[str | None, typer.Option(help="Limit of one job, as 12h or 12:00:00; site.yaml's.")] = None,
+    partition: Annotated[str | None, typer.Option(help="Slurm's partition; site.yaml's.")] = None,
+    account: Annotated[str | None, typer.Option(help="Whose hours are used; site.yaml's.")] = None,
+    qos: Annotated[str | None, typer.Option(help="Quality of service; site.yaml's.")] = None,
+    constraint: Annotated[str | None, typer.Option(help="Features of the nodes; site.yaml's.")] = None,
+    exclude: Annotated[str | None, typer.Option(metavar="NODES", help="Nodes that are left out.")] = None,
+    lead: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            metavar="SECONDS",
+            help="Before the limit, when the run is told to save; by default three times its longest checkpoint.",
+        ),
+    ] = None,
+    chain: Annotated[
+        int | None, typer.Option(min=1, help="So many jobs, one after the other, instead of one that is requeued.")
+    ] = None,
+    failures: Annotated[
+        int, typer.Option(min=1, help="So many lives in a row that fail without a new checkpoint end the run.")
+    ] = 3,
+    preflight: Annotated[bool, typer.Option(help="Check the nodes before each life.")] = True,
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="Prepare the run's data first, in a job before it.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the scripts, and write and submit nothing.")
+    ] = False,
+) -> None:
+    """Submit a run to Slurm, as a job that looks after itself until the run is finished.
+
+    What a cluster's jobs have in common stands in site.yaml, in ~/.config/thalweg/ or beside RUN.yaml.
+    """
+    from launcher.config import load_run
+    from launcher.logs import log_to_stderr
+    from launcher.slurm import submit as to_slurm
+    from launcher.slurm.site import read_site
+
+    log_to_stderr(quiet=True)
+    config = load_run(run, assignments)
+    resources = {"time": time, "partition": partition, "account": account, "qos": qos, "constraint": constraint}
+    lives = {} if chain is None else {"chain": chain, "requeue": False}
+    site = read_site(run, {**resources, **lives, "gpus_per_node": gpus_per_node})
+    count = to_slurm.processes(site, processes_per_node)
+    wish = to_slurm.Wish(to_slurm.read_nodes(nodes), count, lead, failures, preflight, prepare, exclude)
+    jobs = to_slurm.Jobs(config, site, wish)
+    if dry_run:
+        print("\n".join(jobs.scripts().values()), end="")
+        return
+    for kind, job in jobs.submit():
+        print(f"{kind}: job {job}")
+    print(f"watch it with `thalweg status {config.folder}`; what the jobs print is in {config.folder / 'slurm'}")

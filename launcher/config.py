@@ -136,15 +136,16 @@ def load_run(path: Path, assignments: list[str] | None = None) -> RunConfig:
 
     Raises InputError with every mistake of the file.
     """
-    return _validate(RunConfig, override(read_yaml(path), assignments or []), path)
+    return validate(RunConfig, override(read_yaml(path), assignments or []), path)
 
 
 def load_recipe(path: Path) -> Recipe:
     """Reads a DATA.yaml. Raises InputError with every mistake of the file."""
-    return _validate(Recipe, read_yaml(path), path)
+    return validate(Recipe, read_yaml(path), path)
 
 
-def _validate(model: type[Config], tree: dict[str, Any], path: Path) -> Config:
+def validate(model: type[Config], tree: dict[str, Any], path: Path) -> Config:
+    """The tree of the file `path` as a configuration. Raises InputError with every mistake, a line each."""
     try:
         return model.model_validate(tree)
     except ValidationError as error:

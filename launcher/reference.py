@@ -10,6 +10,7 @@ from pydantic_core import PydanticUndefined
 
 from data_pipeline.config import Recipe
 from launcher.config import RunConfig, models_in
+from launcher.slurm.site import Site
 
 INTRODUCTION = """\
 # Configuration
@@ -26,6 +27,7 @@ def render() -> str:
     """The page as Markdown."""
     parts = [INTRODUCTION, "## A run: RUN.yaml\n", *_table(RunConfig, "")]
     parts += ["\n## A recipe: DATA.yaml\n", *_table(Recipe, "")]
+    parts += ["\n## A cluster: site.yaml\n", *_table(Site, "")]
     return "\n".join(parts) + "\n"
 
 

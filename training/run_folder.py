@@ -35,7 +35,7 @@ def environment(world_size: int) -> dict[str, Any]:
     return {
         "command": sys.argv,
         "working_directory": str(Path.cwd()),
-        "commit": code_commit(),
+        "commit": commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": platform.node(),
@@ -54,9 +54,14 @@ def package_version(package: str) -> str | None:
         return None
 
 
-def code_commit() -> str | None:
-    """The commit of the code that runs, `-dirty` where it was edited; None outside a git checkout."""
-    here = Path(__file__).parent
+def commit() -> str | None:
+    """The commit of the code that runs, `-dirty` where it was edited; None outside a git checkout.
+
+    A snapshot of the code (launcher/slurm/snapshot.py) has it in a file, whatever checkout the snapshot lies in.
+    """
+    here = Path(__file__).resolve().parent
+    if (recorded := here.with_name("commit")).is_file():
+        return recorded.read_text(encoding="utf-8").strip() or None
     command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import InputError
-from training.run_folder import PACKAGES, code_commit, package_version
+from training.run_folder import PACKAGES, commit, package_version
 
 ROOMS = ("model", "data_pipeline", "training", "evaluation", "planning", "launcher")
 
@@ -45,7 +45,7 @@ def describe(configuration: str | None) -> Description:
         host=platform.node(),
         python=platform.python_version(),
         packages={name: package_version(name) for name in PACKAGES},
-        commit=code_commit(),
+        commit=commit(),
         code=hash_of_code(),
         configuration=configuration and _hash(configuration.encode()),
         gpus=torch.cuda.device_count(),

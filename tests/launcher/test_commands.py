@@ -24,7 +24,7 @@ def run(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", ["prepare", "train", "launch", "fork", "generate", "export", "import", "verify", "track"]
+    "name", ["prepare", "train", "launch", "fork", "generate", "export", "import", "verify", "track", "submit"]
 )
 def test_every_command_has_help_with_an_example(name: str, tmp_path: Path) -> None:
     out, _ = thalweg(name, "--help", cwd=tmp_path)
@@ -33,9 +33,9 @@ def test_every_command_has_help_with_an_example(name: str, tmp_path: Path) -> No
 
 def test_only_what_works_is_listed(tmp_path: Path) -> None:
     out, _ = thalweg("--help", cwd=tmp_path)
-    for absent in ("submit", "plan", "eval", "serve"):
+    for absent in ("plan", "eval", "serve"):
         assert absent not in out
-    _, said = thalweg("submit", cwd=tmp_path, code=2)
+    _, said = thalweg("plan", cwd=tmp_path, code=2)
     assert "No such command" in said
 
 
