@@ -1,0 +1,96 @@
+"""How fast ranks exchange data, within a machine and between machines."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+SECONDS, REPEATS = 1.0, 20
+"""A rate is measured until either is used up."""
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where a rank is. Seats are listed by rank."""
+
+    node: int
+    local_rank: int
+    cuda: bool
+
+
+def neighbours(nodes: list[int]) -> list[list[tuple[int, int]]]:
+    """Rounds of pairs in which each node meets the one before and the one after it, no node twice in a round.
+
+    In one exchange among all, a slow node slows all alike and nothing tells which it is. Of two partners a good node
+    has at least one good one (unless bad ones sit on both sides of it), so the better of its two rates is its own.
+    """
+    if len(nodes) < 3:
+        return [[(nodes[0], nodes[1])]] if len(nodes) == 2 else []
+    pairs = list(zip(nodes, nodes[1:] + nodes[:1], strict=True))
+    last = pairs[-1:] if len(nodes) % 2 else []
+    pairs = pairs[: len(pairs) - len(last)]
+    return [each for each in (pairs[::2], pairs[1::2], last) if each]
+
+
+def groups_between(seats: list[Seat], rank: int) -> list[list[int]]:
+    """The pairs of ranks that `rank` exchanges data in, in order: with its counterparts on neighbouring nodes."""
+    here = seats[rank]
+    at = {seat.node: each for each, seat in enumerate(seats) if seat.local_rank == here.local_rank}
+    pairs = [pair for turn in neighbours(sorted({seat.node for seat in seats})) for pair in turn if here.node in pair]
+    return [sorted(at[node] for node in pair) for pair in pairs if all(node in at for node in pair)]
+
+
+def group_within(seats: list[Seat], rank: int) -> list[int]:
+    """The ranks of the same machine."""
+    return [each for each, seat in enumerate(seats) if seat.node == seats[rank].node]
+
+
+def grouped(ranks: list[int]) -> dist.ProcessGroup:
+    """A group that only its own ranks know of."""
+    group: dist.ProcessGroup = dist.new_group(ranks, use_local_synchronization=True)
+    return group
+
+
+def all_reduce_gb_per_s(group: dist.ProcessGroup, device: torch.device) -> float:
+    """Bus bandwidth in GB/s, the bytes that each rank has to send: 2 (n - 1) / n of the message."""
+    message, size = _message(device), group.size()
+    taken = _fastest(partial(dist.all_reduce, message, group=group), group, device)
+    return 2 * (size - 1) / size * message.nbytes / taken / 1e9
+
+
+def all_gather_gb_per_s(group: dist.ProcessGroup, device: torch.device) -> float:
+    """Bus bandwidth in GB/s, the bytes that each rank has to send: (n - 1) / n of what is gathered."""
+    size = group.size()
+    message = _message(device)
+    message = message[: len(message) // size * size]
+    piece = torch.zeros(len(message) // size, device=device)
+    taken = _fastest(partial(dist.all_gather_into_tensor, message, piece, group=group), group, device)
+    return (size - 1) / size * message.nbytes / taken / 1e9
+
+
+def _message(device: torch.device) -> Tensor:
+    return torch.zeros((512 if device.type == "cuda" else 16) * 2**20 // 4, device=device)
+
+
+def _fastest(exchange: Callable[[], object], group: dist.ProcessGroup, device: torch.device) -> float:
+    """Seconds of the fastest of several exchanges, each as long as its slowest rank took.
+
+    That time is the same on all ranks of the group, so that all of them end together.
+    """
+    exchange()  # opens the connections
+    taken: list[float] = []
+    while len(taken) < REPEATS and sum(taken) < SECONDS:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        begun = time.perf_counter()
+        exchange()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        slowest = torch.tensor([time.perf_counter() - begun], dtype=torch.float64, device=device)
+        dist.all_reduce(slowest, op=dist.ReduceOp.MAX, group=group)
+        taken.append(slowest.item())
+    return min(taken)
