@@ -36,23 +36,26 @@ def neighbours(nodes: list[int]) -> list[list[tuple[int, int]]]:
     return [each for each in (pairs[::2], pairs[1::2], last) if each]
 
 
-def groups_between(seats: list[Seat], rank: int) -> list[list[int]]:
-    """The pairs of ranks that `rank` exchanges data in, in order: with its counterparts on neighbouring nodes."""
-    here = seats[rank]
-    at = {seat.node: each for each, seat in enumerate(seats) if seat.local_rank == here.local_rank}
-    pairs = [pair for turn in neighbours(sorted({seat.node for seat in seats})) for pair in turn if here.node in pair]
-    return [sorted(at[node] for node in pair) for pair in pairs if all(node in at for node in pair)]
+def groups_within(seats: list[Seat]) -> list[list[int]]:
+    """The ranks of each machine that has several."""
+    nodes = sorted({seat.node for seat in seats})
+    groups = [[rank for rank, seat in enumerate(seats) if seat.node == node] for node in nodes]
+    return [ranks for ranks in groups if len(ranks) > 1]
 
 
-def group_within(seats: list[Seat], rank: int) -> list[int]:
-    """The ranks of the same machine."""
-    return [each for each, seat in enumerate(seats) if seat.node == seats[rank].node]
+def groups_between(seats: list[Seat]) -> list[list[int]]:
+    """The pairs of ranks of the same place on neighbouring nodes, those of a round after those of the one before."""
+    at = {(seat.node, seat.local_rank): rank for rank, seat in enumerate(seats)}
+    pairs = [pair for turn in neighbours(sorted({node for node, _ in at})) for pair in turn]
+    places = sorted({place for _, place in at})
+    groups = [[at[node, place] for node in pair if (node, place) in at] for pair in pairs for place in places]
+    return [ranks for ranks in groups if len(ranks) == 2]
 
 
-def grouped(ranks: list[int]) -> dist.ProcessGroup:
-    """A group that only its own ranks know of."""
-    group: dist.ProcessGroup = dist.new_group(ranks, use_local_synchronization=True)
-    return group
+def open_groups(groups: list[list[int]], rank: int) -> list[dist.ProcessGroup]:
+    """Those that `rank` is in. All ranks open all groups in the same order, from which torch takes their names."""
+    opened = [(ranks, dist.new_group(ranks)) for ranks in groups]
+    return [group for ranks, group in opened if rank in ranks]
 
 
 def all_reduce_gb_per_s(group: dist.ProcessGroup, device: torch.device) -> float:

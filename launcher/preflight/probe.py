@@ -152,13 +152,9 @@ def _meet(rank: Rank, cuda: bool) -> _Meeting:
         world_size=rank.world_size,
         timeout=timedelta(hours=1),
     )
-    within = network.group_within(seats, rank.rank)
-    return _Meeting(
-        store,
-        seats,
-        [network.grouped(within)] if len(within) > 1 else [],
-        [network.grouped(ranks) for ranks in network.groups_between(seats, rank.rank)],
-    )
+    within = network.open_groups(network.groups_within(seats), rank.rank)
+    between = network.open_groups(network.groups_between(seats), rank.rank)
+    return _Meeting(store, seats, within, between)
 
 
 def _seats(rank: Rank, store: Store, cuda: bool) -> list[network.Seat]:
