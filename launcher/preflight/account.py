@@ -69,19 +69,25 @@ class Account:
             self._seconds[name] = round(time.monotonic() - begun, 3)
             self._doing = None
 
-    def send(self, last: bool = False) -> None:
-        """Lets rank 0 know how far this rank is; `last` says that it is done or has to end."""
+    def end(self, cut_short: bool) -> None:
+        """Sends the last word of a rank that is done or out of time.
+
+        One that is `cut_short`, because another is gone, is not to blame for what it was at.
+        """
+        self.send(answers=True, cut_short=cut_short)
+        self._store.add("answers", 1)
+
+    def send(self, answers: bool = False, cut_short: bool = False) -> None:
+        """Lets rank 0 know how far this rank is."""
         told = {
             **self._about,
             "measures": dict(self._found),
             "errors": dict(self._errors),
             "seconds": dict(self._seconds),
-            "doing": self._doing,
-            "answers": last,
+            "doing": None if cut_short else self._doing,
+            "answers": answers,
         }
         self._store.set(self._key, json.dumps(told))
-        if last:
-            self._store.add("answers", 1)
 
 
 def all_answer(store: Store, world_size: int) -> bool:

@@ -1,180 +1,36 @@
-"""One rank of a check: `python -P -m launcher.preflight.probe` measures its machine together with the others.
-
-It always ends, and a rank that hangs or is gone keeps no other from being heard: what is measured is measured in a
-thread, in which a collective may hang for ever, while the main thread watches the clock and sends what is known through
-a store. Rank 0 writes down the accounts of all. Exit code 0 whatever was found.
-"""
+"""One rank of a check: `python -P -m launcher.preflight.probe` with the variables that torch's elastic agent sets."""
 
 import argparse
-import json
 import os
 import signal
-import sys
 import threading
-import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from datetime import timedelta
-from functools import partial
 from pathlib import Path
-
-import torch
-import torch.distributed as dist
-from torch.distributed.distributed_c10d import PrefixStore, Store
-
-from data_pipeline.durable import write_whole
-from launcher.orphan import end_with_launcher
-from launcher.preflight import clock, measures, network
-from launcher.preflight.account import Account, Rank, all_answer, collect
-from launcher.preflight.versions import manifest_hash, versions
 
 MODULE = "launcher.preflight.probe"
 LIMIT = 40.0
 """Seconds after which a rank gives up what it is measuring."""
-GRACE = 5.0
-"""Seconds that rank 0 waits for the other ranks' last word after that."""
-POLL = 0.1
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures, and on rank 0 writes a JSON file: seconds, ranks expected, and the account of each rank."""
+def main() -> None:
+    """Does what `launcher.preflight.measuring` says."""
+    told_to_end = threading.Event()
+    # Before torch is imported, which takes seconds: a rank that dies has all others of its machine told to end.
+    signal.signal(signal.SIGTERM, lambda *_: told_to_end.set())
+    os.dup2(2, 1)  # gloo greets on stdout, which is the command's
+    warnings.filterwarnings("ignore")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the file that rank 0 writes")
     parser.add_argument("--folder", type=Path, required=True, help="where the run writes")
     parser.add_argument("--manifest", type=Path, help="of the prepared data")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for all measures")
-    asked = parser.parse_args(arguments)
-    os.dup2(2, 1)  # gloo greets on stdout, which is the command's
-    warnings.filterwarnings("ignore")
-    begun = time.monotonic()
+    asked = parser.parse_args()
+    from launcher.orphan import end_with_launcher
+    from launcher.preflight.measuring import run
+
     end_with_launcher()
-    told_to_end = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: told_to_end.set())
-    rank = Rank.from_environment()
-    store = _store(serving=rank.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True")
-    account = Account(rank, store)
-    measuring = threading.Thread(target=_measure, args=(rank, account, asked), daemon=True)
-    measuring.start()
-    while measuring.is_alive() and time.monotonic() - begun < asked.limit:
-        if told_to_end.is_set() or store.check(["end"]):
-            break
-        measuring.join(POLL)
-    account.send(last=True)
-    if rank.rank == 0:
-        _wait_for_others(store, rank.world_size, begun + asked.limit, told_to_end)
-        accounts = collect(store, rank.world_size)
-        told = {"seconds": time.monotonic() - begun, "ranks_per_node": rank.local_size, "accounts": accounts}
-        write_whole(asked.out, json.dumps(told) + "\n")
-    sys.stderr.flush()
-    os._exit(0)  # a collective that hangs would keep the process
-
-
-def _store(serving: bool) -> Store:
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    timeout = timedelta(seconds=LIMIT)
-    return dist.TCPStore(  # type: ignore[attr-defined]
-        address, port, is_master=serving, timeout=timeout, wait_for_workers=False
-    )
-
-
-def _wait_for_others(store: Store, world_size: int, until: float, told_to_end: threading.Event) -> None:
-    """Returns when all have sent their last word, or a little after they had to."""
-    while not all_answer(store, world_size) and time.monotonic() < until and not told_to_end.is_set():
-        time.sleep(POLL)
-    store.set("end", "")
-    until = time.monotonic() + GRACE
-    while not all_answer(store, world_size) and time.monotonic() < until:
-        time.sleep(POLL)
-
-
-def _measure(rank: Rank, account: Account, asked: argparse.Namespace) -> None:
-    """All measures in turn, those that need other ranks last."""
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda", rank.local_rank) if cuda else torch.device("cpu")
-    account.measure("device", _device_name, device)
-    account.measure("versions", versions)
-    account.measure("open_files", measures.open_files)
-    if rank.local_rank == 0:
-        folder = measures.existing(asked.folder)
-        account.measure("folder", str, folder)
-        account.measure("free_gb", measures.free_gb, folder)
-        account.measure("shm_free_mib", measures.shm_free_mib)
-        account.measure("write_mb_per_s", measures.write_mb_per_s, folder)
-        if asked.manifest is not None:
-            account.measure("manifest", manifest_hash, asked.manifest)
-    account.measure("matmul_tflops", measures.matmul_tflops, device)
-    account.measure("memory_gb_per_s", measures.memory_gb_per_s, device)
-    meeting = account.attempt("meeting", _meet, rank, device.type == "cuda")
-    if meeting is None:
-        return
-    if rank.local_rank == 0:
-        others = sorted({seat.node for seat in meeting.seats} - {rank.node})
-        asking = partial(clock.answer, nodes=others) if rank.rank == 0 else partial(clock.ask, node=rank.node)
-        account.measure("clock_seconds", asking, meeting.store)
-    for where, groups in (("within", meeting.within), ("between", meeting.between)):
-        if groups:
-            account.measure(f"all_reduce_{where}_gb_per_s", _best, network.all_reduce_gb_per_s, groups, device)
-            account.measure(f"all_gather_{where}_gb_per_s", _best, network.all_gather_gb_per_s, groups, device)
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # of this thread
-        return str(torch.cuda.get_device_name(device))
-    return "cpu"
-
-
-@dataclass(frozen=True)
-class _Meeting:
-    """What ranks have in common once all have come."""
-
-    store: Store
-    seats: list[network.Seat]
-    within: list[dist.ProcessGroup]
-    between: list[dist.ProcessGroup]
-
-
-def _meet(rank: Rank, cuda: bool) -> _Meeting:
-    """Waits for all ranks and opens the groups of this one.
-
-    There are none where only some machines have GPUs: nothing that all could talk over.
-    """
-    store = _store(serving=False)  # one connection does one thing at a time, and the main thread has its own to do
-    store.set_timeout(timedelta(hours=1))  # the main thread knows when it has been long enough
-    seats = _seats(rank, store, cuda)
-    if len({seat.cuda for seat in seats}) > 1:
-        return _Meeting(store, seats, [], [])
-    dist.init_process_group(
-        "nccl" if cuda else "gloo",
-        store=PrefixStore("group", store),
-        rank=rank.rank,
-        world_size=rank.world_size,
-        timeout=timedelta(hours=1),
-    )
-    within = network.open_groups(network.groups_within(seats), rank.rank)
-    between = network.open_groups(network.groups_between(seats), rank.rank)
-    return _Meeting(store, seats, within, between)
-
-
-def _seats(rank: Rank, store: Store, cuda: bool) -> list[network.Seat]:
-    """Where all ranks are, told by rank 0 once all have come."""
-    store.set(f"seat/{rank.rank}", json.dumps(asdict(network.Seat(rank.node, rank.local_rank, cuda))))
-    if rank.rank == 0:
-        told = [json.loads(store.get(f"seat/{each}")) for each in range(rank.world_size)]
-        store.set("seats", json.dumps(told))
-    return [network.Seat(**each) for each in json.loads(store.get("seats"))]
-
-
-def _best(
-    rate: Callable[[dist.ProcessGroup, torch.device], float], groups: list[dist.ProcessGroup], device: torch.device
-) -> float:
-    return max(rate(group, device) for group in groups)
+    run(asked, told_to_end)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except dist.DistError as error:
-        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        sys.exit(f"preflight: rank {os.environ['RANK']} cannot talk to rank 0 at {address}: {error}")
+    main()

@@ -21,10 +21,17 @@ WITHIN = {"all_reduce_within_gb_per_s", "all_gather_within_gb_per_s"}
 ALONE = {"matmul_tflops", "memory_gb_per_s", "write_mb_per_s", "free_gb", "shm_free_mib", "open_files", "clock_seconds"}
 
 
-def patched(folder: Path, code: str) -> dict[str, str]:
-    """Variables with which a rank runs `code` first."""
+QUICK = """
+from launcher.preflight import measures, network
+measures.SECONDS = network.SECONDS = 0.1
+measures.WRITTEN = 2**20
+"""
+
+
+def patched(folder: Path, code: str = "") -> dict[str, str]:
+    """Variables with which a rank runs `code` first, and measures for a moment only."""
     folder.mkdir()
-    (folder / "sitecustomize.py").write_text(f'import os\nif "RANK" in os.environ:\n    exec({code!r})\n')
+    (folder / "sitecustomize.py").write_text(f'import os\nif "RANK" in os.environ:\n    exec({QUICK + code!r})\n')
     return {"PYTHONPATH": os.pathsep.join([str(folder), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])}
 
 
@@ -45,8 +52,8 @@ def test_a_good_machine_is_measured_and_passes(tmp_path: Path) -> None:
 DIES = """
 import signal
 if os.environ["RANK"] == "1":
-    from launcher.preflight import measures
-    measures.matmul_tflops = lambda device: os.kill(os.getpid(), signal.SIGKILL)
+    from launcher.preflight import network
+    network.all_reduce_gb_per_s = lambda group, device: os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -74,7 +81,7 @@ def test_what_is_wrong_with_a_machine_is_told_also_when_a_rank_dies(tmp_path: Pa
     for line, beginning in zip(
         lines,
         (
-            "answer: rank 1 is gone or hangs, last at matmul_tflops; ",
+            "answer: rank 1 is gone or hangs, last at all_reduce_within_gb_per_s; ",
             "write: failed: ",
             "manifest: failed: [Errno 2] No such file or directory: ",
             "free disk: 0 GB; at least ",
@@ -115,15 +122,19 @@ def on_hosts(variables: dict[str, dict[str, str]], ended: list[subprocess.Popen]
     return start
 
 
-BAD = """
+SLOW = """
 import time, torch
-from pathlib import Path
-from launcher.preflight import probe
-now, matmul, hashed = time.time, torch.matmul, probe.manifest_hash
+matmul = torch.matmul
 def slow(*arguments, **named):
-    time.sleep(0.5)
+    time.sleep(2 if os.environ["RANK"] == "1" else 0.2)  # far more than other work on this machine makes a difference
     return matmul(*arguments, **named)
-torch.matmul, time.time, probe.manifest_hash = slow, lambda: now() + 5, lambda path: hashed(Path(path).with_name("old"))
+torch.matmul = slow
+"""
+OFF = """
+from launcher.preflight import measuring
+now, hashed = time.time, measuring.manifest_hash
+time.time = lambda: now() + 5
+measuring.manifest_hash = lambda path: hashed(path.with_name("old"))
 """
 
 
@@ -133,7 +144,8 @@ def test_of_three_machines_the_bad_one_is_named_for_each_of_its_faults(
 ) -> None:
     (tmp_path / "manifest.json").write_text("{}")
     (tmp_path / "old").write_text("{ }")
-    start = on_hosts({"a": {}, "b": patched(tmp_path / "patched", BAD), "c": {}}, ended)
+    good, bad = patched(tmp_path / "good", SLOW), patched(tmp_path / "bad", SLOW + OFF)
+    start = on_hosts({"a": good, "b": bad, "c": good}, ended)
     verdict = check(start, Needs(tmp_path / "run", tmp_path / "manifest.json"))
     told = {(fault.host, fault.what): fault for fault in verdict.faults}
     for what in ("matmul_tflops", "clock_seconds", "manifest"):
@@ -153,7 +165,8 @@ network.all_reduce_gb_per_s = lambda group, device: os.kill(os.getpid(), signal.
 
 @pytest.mark.slow
 def test_a_machine_that_hangs_is_named_and_all_others_end(tmp_path: Path, ended: list[subprocess.Popen]) -> None:
-    variables = {"a": {}, "b": patched(tmp_path / "patched", HANGS), "c": {}}
+    good = patched(tmp_path / "good")
+    variables = {"a": good, "b": patched(tmp_path / "bad", HANGS), "c": good}
     verdict = check(on_hosts(variables, ended, stops="b"), Needs(tmp_path), ["a", "b", "c", "d"], limit=12)
     failed = [(fault.host, fault.value) for fault in verdict.faults if "GB/s" not in fault.value]
     assert failed[:2] == [

@@ -37,23 +37,21 @@ def test_outliers_are_below_the_median_by_a_tenth_and_a_deviation(values: list[f
     assert outliers(values) == named
 
 
-@given(st.lists(st.floats(0.1, 1e6), min_size=1, max_size=30), st.floats(0.01, 100))
-def test_outliers_do_not_depend_on_the_unit_nor_on_the_order_and_are_a_minority(
-    values: list[float], unit: float
-) -> None:
+@given(st.lists(st.floats(0.1, 1e6), min_size=1, max_size=30))
+def test_outliers_are_a_minority_in_any_order(values: list[float]) -> None:
     named = [values[at] for at in outliers(values)]
     assert len(named) < len(values) / 2
     assert sorted(named) == sorted(values[::-1][at] for at in outliers(values[::-1]))
     assert all(value < 0.9 * statistics.median(values) for value in named)
-    close = any(abs(statistics.median(values) - each - statistics.stdev(values)) < 1e-6 * each for each in values[1:2])
-    assert close or len(outliers([value * unit for value in values])) == len(named)
 
 
 def test_a_slow_machine_is_named_with_value_median_and_mend() -> None:
     nodes = machines(3)
     nodes[1].values["matmul_tflops"] = 412.0
     (fault,) = judge(nodes)
-    assert str(fault).startswith("n1: matrix multiply: 412 TFLOP/s; the median of 3 is 600 TFLOP/s: look for other work")
+    assert str(fault).startswith(
+        "n1: matrix multiply: 412 TFLOP/s; the median of 3 is 600 TFLOP/s: look for other work"
+    )
 
 
 def test_of_several_gpus_the_slow_one_is_named_also_on_a_machine_alone() -> None:
@@ -111,7 +109,7 @@ def test_limits_grow_with_the_ranks_and_what_is_needed_is_told() -> None:
 def test_of_a_silent_machine_and_those_that_waited_for_it_only_the_silent_one_is_named() -> None:
     nodes = machines(3)
     nodes[0].unfinished, nodes[1].errors = ["all_reduce_between_gb_per_s"], {"meeting": "connection closed by peer"}
-    assert found(nodes) == [("n0", "all_reduce_between_gb_per_s"), ("n1", "meeting")] or found(nodes)[0][0] == "n1"
+    assert found(nodes) == [("n0", "all_reduce_between_gb_per_s"), ("n1", "meeting")]
     nodes[2].silent = {2: "all_reduce_between_gb_per_s"}
     assert found(nodes) == [("n2", "answer")]
     nodes[2].silent, nodes[2].unfinished = {}, ["write_mb_per_s"]
@@ -132,7 +130,14 @@ def test_what_all_have_leaves_nobody_out() -> None:
 
 
 def account(rank: int, node: int, **more: object) -> dict:
-    return {"rank": rank, "node": node, "local_rank": rank % 2, "host": f"n{node}", "answers": True, "doing": None} | more
+    return {
+        "rank": rank,
+        "node": node,
+        "local_rank": rank % 2,
+        "host": f"n{node}",
+        "answers": True,
+        "doing": None,
+    } | more
 
 
 def test_a_machine_has_what_the_least_of_its_ranks_has_and_silent_ones_are_found_a_host() -> None:
