@@ -33,4 +33,4 @@ def preflight(
         show(verdict.nodes, verdict.faults, verdict.seconds)
     if not verdict.ok:
         hosts = ", ".join(dict.fromkeys(fault.host for fault in verdict.faults))
-        raise RunError(f"preflight: {len(verdict.faults)} faults, on {hosts}")
+        raise RunError(f"preflight: {len(verdict.faults)} fault{'s'[: len(verdict.faults) > 1]}, on {hosts}")

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
 import uuid
@@ -136,6 +137,8 @@ def _run_here(count: int, module: str, arguments: list[str]) -> None:
         elastic_launch(agent, sys.executable)("-P", "-m", module, *arguments)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        raise RunError(f"rank {rank} of the check ended with exit code {failure.exitcode}") from None
+        code = failure.exitcode
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        raise RunError(f"rank {rank} ended with {how}") from None
     except SignalException as error:
         sys.exit(128 + error.sigval)

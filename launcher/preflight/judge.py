@@ -1,9 +1,10 @@
 """What is wrong with which machine. Pure functions of what was measured."""
 
 import statistics
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from launcher.preflight.nodes import OF_DEVICES, Node
 
@@ -100,15 +101,18 @@ def outliers(values: Sequence[float]) -> list[int]:
     return [at for at, each in enumerate(values) if median - each > max(BELOW * median, deviation)]
 
 
-def hosts_to_leave_out(faults: Sequence[Fault], hosts: Sequence[str]) -> list[str]:
-    """The machines of `hosts` that have a fault of their own.
+def hosts_to_leave_out(verdict: Mapping[str, Any]) -> list[str]:
+    """The machines that have a fault of their own, of what `thalweg preflight --json` prints.
 
     What several machines all have, such as a full disk that they share, is not theirs: without any of them it would be
-    the same. If nothing is left and there are faults, another try is of no use. One machine alone has its faults for
+    the same. If nothing is left and `ok` is false, another try is of no use. One machine alone has its faults for
     itself.
     """
-    alike = Counter(what for what, _ in {(fault.what, fault.host) for fault in faults})
-    own = {fault.host for fault in faults if len(hosts) == 1 or alike[fault.what] < len(set(hosts))}
+    hosts = list(dict.fromkeys(node["host"] for node in verdict["nodes"]))
+    having: dict[str, set[str]] = defaultdict(set)
+    for fault in verdict["faults"]:
+        having[fault["what"]].add(fault["host"])
+    own = {host for which in having.values() if len(which) < max(2, len(hosts)) for host in which}
     return [host for host in hosts if host in own]
 
 

@@ -11,8 +11,9 @@ from launcher.preflight.nodes import Node
 
 def table(nodes: Sequence[Node], faults: Sequence[Fault], seconds: float) -> Table:
     """A row for each machine; what is wrong with it has an exclamation mark."""
-    shown = [name for name in MEASURES if any(name in node.values for node in nodes)]
     wrong = {(fault.host, fault.what) for fault in faults}
+    known = {name for node in nodes for name in node.values} | {what for _, what in wrong}
+    shown = [name for name in MEASURES if name in known]
     out = Table(title=f"{len(nodes)} {'node' if len(nodes) == 1 else 'nodes'}, {seconds:.0f} s", caption=_took(nodes))
     out.add_column("node")
     out.add_column("ranks", justify="right")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.preflight.judge import Fault, hosts_to_leave_out, judge, outliers
+from launcher.preflight.judge import hosts_to_leave_out, judge, outliers
 from launcher.preflight.nodes import Node, nodes_of
 
 GOOD = {"free_gb": 50.0, "shm_free_mib": 4096.0, "open_files": 65536, "matmul_tflops": 600.0, "clock_seconds": 0.0}
@@ -118,15 +118,20 @@ def test_of_a_silent_machine_and_those_that_waited_for_it_only_the_silent_one_is
     assert found(nodes) == [("n2", "device")]
 
 
-def test_what_all_have_leaves_nobody_out() -> None:
-    def fault(host: str, what: str) -> Fault:
-        return Fault(host, what, "", "", "")
-
-    hosts = ["a", "b", "c"]
-    full = [fault(host, "free_gb") for host in hosts]
-    assert hosts_to_leave_out(full, hosts) == []
-    assert hosts_to_leave_out([*full, fault("c", "torch"), fault("b", "answer")], hosts) == ["b", "c"]
-    assert hosts_to_leave_out([fault("a", "free_gb")], ["a"]) == ["a"]
+@pytest.mark.parametrize(
+    ("hosts", "faults", "named"),
+    [
+        ("abc", [], ""),
+        ("abc", ["a disk", "b disk", "c disk"], ""),  # it would be full without any of them
+        ("abc", ["a disk", "b disk", "c disk", "c torch", "b answer"], "bc"),
+        ("ab", ["b disk", "b disk"], "b"),
+        ("a", ["a disk"], "a"),
+    ],
+)
+def test_what_all_have_leaves_nobody_out(hosts: str, faults: list[str], named: str) -> None:
+    told = [dict(zip(("host", "what"), fault.split(), strict=True)) for fault in faults]
+    verdict = {"ok": not faults, "nodes": [{"host": host} for host in hosts], "faults": told}
+    assert hosts_to_leave_out(verdict) == list(named)
 
 
 def account(rank: int, node: int, **more: object) -> dict:
