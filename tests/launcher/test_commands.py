@@ -24,7 +24,11 @@ def run(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", ["prepare", "train", "launch", "fork", "generate", "export", "import", "verify", "track"]
+    "name",
+    [
+        *("prepare", "train", "launch", "fork", "generate", "export", "import", "verify", "track"),
+        *("status", "stop", "diff"),
+    ],
 )
 def test_every_command_has_help_with_an_example(name: str, tmp_path: Path) -> None:
     out, _ = thalweg(name, "--help", cwd=tmp_path)
