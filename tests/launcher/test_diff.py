@@ -45,10 +45,11 @@ def write(run_dir: Path, lines: list[tuple[int, int, float | None]], begun: dict
     return run_dir
 
 
-def test_of_a_step_that_was_done_twice_the_later_counts(tmp_path: Path) -> None:
-    straight = write(tmp_path / "a", [(1, step, 2.0) for step in (1, 2, 3)], {1: 0})
-    lines = [(1, 1, 2.0), (1, 2, 9.0), (1, 3, 9.0), (2, 2, 2.0), (2, 3, 2.1)]
+def test_of_a_step_that_was_done_twice_the_later_counts_and_none_that_was_taken_back(tmp_path: Path) -> None:
+    straight = write(tmp_path / "a", [(1, step, 2.0) for step in (1, 2, 3, 4)], {1: 0})
+    lines = [(1, 1, 2.0), (1, 2, 9.0), (1, 3, 9.0), (1, 4, 9.0), (2, 2, 2.0), (2, 3, 2.1)]
     found = compare(straight, write(tmp_path / "b", lines, {1: 0, 2: 1}), 1e-5)
+    assert (found.steps.last, found.steps.compared) == ((4, 3), 3)
     assert (found.steps.first_loss_difference, found.steps.largest_at) == (3, 3)
     assert found.steps.largest_loss_difference == pytest.approx(0.05)
     assert found.environment is None and "environment: not known of both" in printed(found)
@@ -61,6 +62,9 @@ def test_losses_are_compared_where_they_are_means_of_the_same_steps(tmp_path: Pa
     assert (found.steps.compared, found.steps.first_loss_difference, found.steps.largest_at) == (3, 3, 4)
     assert found.as_json()["steps"]["largest_loss_difference"] is None  # infinite
     assert [each.key for each in found.configuration] == ["data.storage.key"] and "hush" not in printed(found)
+    straight = write(tmp_path / "c", [(1, step, 2.0) for step in (2, 4, 6)], {1: 0})
+    resumed = write(tmp_path / "d", [(1, 2, 2.0), (2, 4, 2.5), (2, 6, 2.0)], {1: 0, 2: 3})
+    assert compare(straight, resumed, 1e-5).steps.first_loss_difference is None  # its line at 4 is of one step
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
