@@ -32,10 +32,7 @@ def status(
         return
     from rich.console import Console
 
-    console = Console()
-    if not console.is_terminal:  # a line a run, for those who search it
-        console.width = 1000
-    console.print(table(runs))
+    Console(width=1000).print(table(runs))  # a line a run also where that is longer than the terminal's
 
 
 @app.command(epilog="Example: thalweg stop runs/smoke --wait")

@@ -21,6 +21,8 @@ TAIL = 256 * 1024
 """Bytes of metrics.jsonl that are read, from its end: it may have hundreds of millions."""
 RECENT = 20
 """At most so many lines of it tell how fast the run is."""
+LONGEST = 80
+"""Characters of a reason in the table; --json has it whole."""
 BEGINNINGS = ("start", "resume")
 STATES = {"end": "ended", "stop": "stopped", "signal": "stopped", "error": "failed", "stall": "failed"}
 """By the event that says why a life ended."""
@@ -181,8 +183,8 @@ def table(runs: list[Status]) -> Table:
     for column in ("run", "state", "job", "nodes", "processes", "step", "tokens", "tokens/s", "loss", "ETA"):
         is_number = column in ("processes", "step", "tokens", "tokens/s", "loss", "ETA")
         shown.add_column(column, justify="right" if is_number else "left", no_wrap=True)
-    shown.add_column("last event")
-    shown.add_column("why the last life ended")
+    shown.add_column("last event", no_wrap=True)
+    shown.add_column("why the last life ended", no_wrap=True, max_width=LONGEST)
     for run in runs:
         share = f" ({run.share:.0%})" if run.share is not None else ""
         age = f", {duration(run.last_event_seconds)} ago" if run.last_event_seconds is not None else ""
