@@ -105,7 +105,11 @@ class Change:
 
 def changes(before: RunConfig, now: RunConfig) -> list[Change]:
     """Every key that differs."""
-    old, new = _flat(before), _flat(now)
+    return differing(flat(before.model_dump(mode="json")), flat(now.model_dump(mode="json")))
+
+
+def differing(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
+    """Every key that differs between two flat mappings; what one of them lacks is None."""
     keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     return [Change(key, old.get(key), new.get(key)) for key in keys]
 
@@ -127,11 +131,9 @@ def same_rate(before: TrainConfig, now: TrainConfig, tokens: int) -> bool:
     return all(learning_rate(before, at) == learning_rate(now, at) for at in places if at > 0)
 
 
-def _flat(config: RunConfig) -> dict[str, Any]:
-    def walk(tree: dict[str, Any], prefix: str) -> dict[str, Any]:
-        leaves: dict[str, Any] = {}
-        for key, value in tree.items():
-            leaves |= walk(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        return leaves
-
-    return walk(config.model_dump(mode="json"), "")
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings by dotted key."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return leaves

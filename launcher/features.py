@@ -18,17 +18,19 @@ from training.profiler import Profiler
 from training.run_folder import RunFolder
 from training.samples import Samples
 from training.spikes import Spikes
+from training.stopping import Stopping
 from training.stragglers import Stragglers
 from training.trackers import Trackers
 from training.validation import Validation
 
 
 def features(config: RunConfig, describing: Describing, folder: RunFolder, rank: int) -> list[Callback]:
-    """What may refuse a step comes first, what adds to a line of metrics before the line, and saving last."""
+    """What says why a run ends or may refuse a step first, what adds to a line of metrics before it, saving last."""
     console = ConsoleReport(Console(stderr=True, quiet=rank > 0))
     trackers = Trackers(config.metrics, config.name, shown(config))
     checkpointer = Checkpointer(config.checkpoint, describing)
     return [
+        Stopping(),
         Spikes(config.spikes, checkpointer),
         Drift(config.drift, config.zero.stage),
         Validation(config.validation),

@@ -141,7 +141,8 @@ def train_rank(config: RunConfig, resume: str, signals: Signals) -> None:
         run_folder.close()
     run.engine.close()
     if run.ended_by is not None:
-        raise AskedToEnd(f"{run.ended_by}: saved at step {run.progress.step}; run the same command again to go on")
+        done = f"saved at step {run.progress.step}" if run.progress.step else "ended before the first step"
+        raise AskedToEnd(f"{run.ended_by}: {done}; run the same command again to go on")
 
 
 def _built(

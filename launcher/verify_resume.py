@@ -21,6 +21,7 @@ from launcher.config import RunConfig
 from training.batch_ramp import sequences_after
 from training.checkpoint import latest
 from training.errors import RunError
+from training.history import relative_difference
 from training.run_folder import read_lines
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2}
@@ -155,7 +156,7 @@ class Trial:
         wrong, largest, same_data = [], 0.0, True
         for line in killed:  # a step that was done twice counts twice
             other = expected.get(line["step"], {"loss": None, "data_hash": None})
-            difference = _difference(line["loss"], other["loss"])
+            difference = relative_difference(line["loss"], other["loss"])
             same_data = same_data and line["data_hash"] == other["data_hash"]
             largest = max(largest, difference)
             if line["data_hash"] != other["data_hash"] or not difference <= tolerance:
@@ -171,13 +172,6 @@ class Trial:
             tolerance=tolerance,
             first_difference=min(wrong, default=None),
         )
-
-
-def _difference(loss: float | None, other: float | None) -> float:
-    """Relative; none where neither is finite."""
-    if loss is None or other is None:
-        return 0.0 if loss is other else math.inf
-    return abs(loss - other) / max(abs(other), 1e-12)
 
 
 def _last_step(lines: list[dict[str, Any]], life: int) -> int:

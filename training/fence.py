@@ -17,10 +17,12 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 import threading
 import time
 import uuid
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -44,6 +46,57 @@ TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 
 log = logging.getLogger("thalweg.train")
+
+
+@dataclass(frozen=True)
+class Sign:
+    """What can be seen of a run's newest life from outside."""
+
+    token: str
+    """Names the life."""
+    told: dict[str, Any]
+    """Who it is: host, pid, and the time at which it began."""
+    silent: float
+    """Seconds since it last showed a sign, by the clock of the disk."""
+    has_let_go: bool
+    has_died: bool
+    """Whether its process is known to be gone without having let go, which only its own machine can tell."""
+    runs_here: bool
+    """Whether its process runs on this machine: on a full disk it may show no sign."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether another start would be refused."""
+        patience = float(self.told.get("takeover_after", TAKEOVER_AFTER))
+        return not (self.has_let_go or self.has_died) and (self.runs_here or self.silent < patience)
+
+    @property
+    def name(self) -> str:
+        """The process, for a person."""
+        return _name(self.told)
+
+
+def newest_life(run_dir: Path) -> Sign | None:
+    """What is seen of the newest life of a run; None where there was none. Changes nothing."""
+    checkpoints = run_dir / "checkpoints"
+    for life in reversed(_lives(checkpoints)):
+        for path in (*life.glob("*/life.json"), *life.glob("*/ended.json")):
+            with suppress(FileNotFoundError, ValueError):  # it may let go or be taken over from meanwhile
+                told, beat = json.loads(path.read_text()), path.stat().st_mtime
+                silent = max(_now(checkpoints) - beat, 0.0)
+                has_let_go = path.name == "ended.json"
+                has_died = not has_let_go and _has_died(told)
+                return Sign(path.parent.name, told, silent, has_let_go, has_died, _runs_here(told))
+    return None
+
+
+def _now(folder: Path) -> float:
+    """The time by the clock of a disk, or of this machine where it cannot be written to."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            return os.fstat(probe.fileno()).st_mtime
+    except OSError:
+        return time.time()
 
 
 class Superseded(RunError):  # noqa: N818

@@ -6,6 +6,9 @@ from typing import Any
 
 from training.run_folder import read_lines
 
+ENDINGS = ("end", "stop", "signal", "error")
+"""Events behind which a life ends, besides a stall with `then: end`."""
+
 
 def begun_at(run_dir: Path) -> dict[int, int]:
     """The step from which each life went on, by its number."""
@@ -27,3 +30,22 @@ def lines_of_record(run_dir: Path) -> list[dict[str, Any]]:
     }
     kept = {line["step"]: line for line in lines if line["step"] <= stands[line["life"]]}
     return [kept[step] for step in sorted(kept)]
+
+
+def last_life(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The events of the newest life that has told of itself."""
+    newest = max((line.get("life", 0) for line in events), default=0)
+    return [line for line in events if line.get("life", 0) == newest]
+
+
+def ending(events: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The event that says why a life ended, of its events; None where none does: it goes on, or was killed."""
+    said = [line for line in events if line["event"] in ENDINGS or line.get("then") == "end"]
+    return said[-1] if said else None
+
+
+def relative_difference(loss: float | None, other: float | None) -> float:
+    """Of two losses; 0 where neither is finite, infinite where one is."""
+    if loss is None or other is None:
+        return 0.0 if loss is other else math.inf
+    return abs(loss - other) / max(abs(other), 1e-12)

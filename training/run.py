@@ -49,7 +49,7 @@ class Run:
     checkpoint: Path | None = None
     """The last one that this life wrote, or else the one that it went on from."""
     ended_by: str | None = None
-    """The signal that the run was asked to end with, once all ranks know of it."""
+    """What asked the run to end, a signal or `thalweg stop`, once all ranks know of it."""
     phase: Phase = field(default_factory=Phase)
     """What this rank is doing now."""
 
@@ -65,11 +65,14 @@ class Run:
         return self.tokens >= self.config.tokens or not self.stream.holds(self.progress.stream, next_batch)
 
     def is_asked_to_end(self) -> bool:
-        """Whether any rank received a signal that asks for the end. Every rank must call it."""
-        number = int(largest([self.signals.received or 0], self.engine.device)[0])
+        """Whether any rank received a signal that asks for the end, or a request to stop. Every rank must call it."""
+        number = int(largest([self.signals.number], self.engine.device)[0])
         if number and self.ended_by is None:
-            self.ended_by = signal.Signals(number).name
-            self.folder.event("signal", self.progress.step, self.tokens, signal=self.ended_by)
+            if request := self.signals.stop_request:  # rank 0 knows of it, which speaks for all
+                self.ended_by = f"thalweg stop ({request.by})"
+            else:
+                self.ended_by = signal.Signals(number).name
+                self.folder.event("signal", self.progress.step, self.tokens, signal=self.ended_by)
         return bool(number)
 
     def note_beginning(self, event: str, **details: Any) -> None:

@@ -204,10 +204,22 @@ def _ends_with_newline(path: Path) -> bool:
         return file.read(1) == b"\n"
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a .jsonl of a run folder, torn lines left out; empty where there is no file."""
+def read_lines(path: Path, last: int | None = None) -> list[dict[str, Any]]:
+    """The objects of a .jsonl of a run folder, torn lines left out; empty where there is no file.
+
+    With `last`, those that begin in so many bytes at its end alone.
+    """
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        if begin := 0 if last is None else max(file.seek(0, os.SEEK_END) - last, 0):
+            file.seek(begin - 1)
+            file.readline()  # half a line may be JSON, too
+        else:
+            file.seek(0)
+        read = file.read()
     lines = []
-    for text in path.read_text().splitlines() if path.exists() else []:
+    for text in read.decode(errors="replace").splitlines():
         try:
             lines.append(json.loads(text))
         except json.JSONDecodeError:

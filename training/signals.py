@@ -16,6 +16,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from training.errors import AskedToEnd
+from training.stop_request import StopRequest
 
 ASKING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
@@ -25,11 +26,17 @@ class Signals:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self.stop_request: StopRequest | None = None
         self._leaves_at_once = True
 
     def asked(self) -> bool:
         """Whether this process was asked to end."""
-        return self.received is not None
+        return bool(self.number)
+
+    @property
+    def number(self) -> int:
+        """The signal that asks for the end, SIGTERM for `thalweg stop`; 0 where nothing does."""
+        return self.received or (signal.SIGTERM if self.stop_request else 0)
 
     def handle(self) -> None:
         """From now on the signals are noted. Of use in the main thread only."""
