@@ -107,7 +107,7 @@ def _on_hosts(config: RunConfig, manner: Manner) -> Callable[[str], Outcome]:
                 environment=variables,
             )
         )
-        return Nodes(agents, len(hosts), patience).wait()
+        return Nodes(agents, list(counts), patience).wait()
 
     return start
 

@@ -1,7 +1,7 @@
 """One of several machines of a run: starts its processes as it is told on stdin, and tells on stdout how they ended.
 
     stdin   a line of JSON, the `Assignment`; then words, a line each: `signal 10`, `end`, empty ones as signs of life
-    stdout  a line of JSON, the `Outcome`
+    stdout  a line of JSON when it has read its orders, and one at the end: its number, and then the `Outcome`
 
 So whoever starts this needs nothing but a command with stdin and stdout, ssh or srun; no variable stands in a command
 line, where others could read it, and nothing has to be quoted. When stdin ends, or has been silent for too long, who
@@ -15,6 +15,8 @@ import signal
 import socket
 import sys
 import threading
+import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -60,10 +62,12 @@ def read_assignment(line: str) -> Assignment:
     return Assignment(**told | {"program": Program(**told["program"])})
 
 
-def read_outcome(line: str) -> tuple[int, Outcome]:
-    """Number of the machine, and how its processes ended."""
+def read_told(line: str) -> tuple[int, Outcome | None]:
+    """Number of the machine, and how its processes ended; None where it has only said that it is there."""
     told: dict[str, Any] = json.loads(line)
     number = told.pop("number")
+    if not told:
+        return number, None
     return number, Outcome(**told | {"failures": [Failure(**each) for each in told["failures"]]})
 
 
@@ -78,17 +82,19 @@ def main() -> None:
     _talk_over_the_network(address, assignment.hosts, number)
     cores = max(1, (os.cpu_count() or 1) // assignment.processes[number])
     os.environ.setdefault("OMP_NUM_THREADS", str(cores))
-    threading.Thread(target=_listen, args=(words, assignment.shutdown_timeout), daemon=True).start()
+    tell = _Teller(telling, number)
+    tell()
+    node = Node(number, assignment.processes, address, assignment.port, assignment.run_id)
+    listening = (words, assignment.shutdown_timeout, tell, node.first_rank)
+    threading.Thread(target=_listen, args=listening, daemon=True).start()
     if number == 0 or assignment.profile_all:
         pass_on(to_all=assignment.profile_all)
-    node = Node(number, assignment.processes, address, assignment.port, assignment.run_id)
     logs = Path(assignment.logs) if assignment.logs else None
     try:
         outcome = run_ranks(assignment.program, node, logs, assignment.shutdown_timeout)
     except AskedToEnd:
         outcome = Outcome([Failure(node.first_rank, -signal.SIGTERM, 0.0)], [signal.SIGTERM])
-    telling.write((json.dumps(asdict(outcome) | {"number": number}) + "\n").encode())
-    telling.flush()
+    tell(outcome)
     sys.stderr.flush()
     os._exit(outcome.code)  # the thread may be waiting for a word that never comes
 
@@ -118,7 +124,20 @@ def _talk_over_the_network(address: str, hosts: list[str], number: int) -> None:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
 
 
-def _listen(words: BinaryIO, shutdown_timeout: int) -> None:
+class _Teller:
+    """Tells the launcher."""
+
+    def __init__(self, telling: BinaryIO, number: int) -> None:
+        self._telling, self._number = telling, number
+
+    def __call__(self, outcome: Outcome | None = None) -> None:
+        told = asdict(outcome) if outcome else {}
+        with suppress(OSError):  # the launcher is gone
+            self._telling.write((json.dumps(told | {"number": self._number}) + "\n").encode())
+            self._telling.flush()
+
+
+def _listen(words: BinaryIO, shutdown_timeout: int, tell: _Teller, first_rank: int) -> None:
     """Carries out what the launcher says, in a thread."""
     while True:
         ready, _, _ = select.select([words], [], [], SILENCE)
@@ -127,7 +146,10 @@ def _listen(words: BinaryIO, shutdown_timeout: int) -> None:
             break
         if line.startswith(b"signal "):
             os.kill(os.getpid(), int(line.split()[1]))
-    end_surely(shutdown_timeout + 10 if psutil.Process().children() else 0)
+    if not psutil.Process().children():  # it waits for another machine, in a call that nothing breaks off
+        tell(Outcome([Failure(first_rank, 128 + signal.SIGTERM, time.time())]))
+        os._exit(1)
+    end_surely(shutdown_timeout + 10)
     os.kill(os.getpid(), END_ALL)
 
 

@@ -1,5 +1,6 @@
 """All machines of a run, each with an agent (launcher/hosts/node.py), as seen from where the run was started."""
 
+import math
 import os
 import queue
 import signal
@@ -10,21 +11,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from launcher.hosts.node import SIGN_OF_LIFE, read_outcome
+from launcher.hosts.node import SIGN_OF_LIFE, read_told
 from launcher.hosts.outcome import Outcome, together
 from launcher.profile_signal import SIGNAL as PROFILE
 from training.signals import ASKING
 
+ANSWER_SECONDS = 300.0
+"""In which an agent has to be there; a slow network's disk may take minutes to give torch."""
 GRACE = 30.0
 """Seconds that an agent has to say how its processes ended, behind their shutdown timeout."""
 
 
 class Nodes:
-    """`agents` are commands that run agents, by the name of what they reach: a host each, or one for all."""
+    """`agents` are commands that run agents, by the name of what they reach: a host each, or one command for all."""
 
-    def __init__(self, agents: dict[str, subprocess.Popen[str]], machines: int, shutdown_timeout: int) -> None:
-        self._agents, self._machines, self._shutdown_timeout = agents, machines, shutdown_timeout
+    def __init__(self, agents: dict[str, subprocess.Popen[str]], hosts: list[str], shutdown_timeout: int) -> None:
+        self._agents, self._hosts, self._shutdown_timeout = agents, hosts, shutdown_timeout
         self._heard: queue.Queue[tuple[str, str | None]] = queue.Queue()
+        self._outcomes: dict[int, Outcome] = {}
+        self._there: set[int] = set()
+        self._lost: dict[str, str] = {}
         self._ends_by: float | None = None
         self._signals: list[int] = []
         self._writing = threading.Lock()
@@ -44,45 +50,56 @@ class Nodes:
             self._ends_by = time.monotonic() + self._shutdown_timeout + GRACE
             self.say("end")
 
-    def wait(self) -> Outcome:
-        """Waits until all have ended. Where one fails or is heard of no more, the others are ended.
+    def wait(self, limit: float = math.inf) -> Outcome:
+        """Waits until all have ended, for `limit` seconds at most. Where one fails or is lost, the others are ended.
 
         SIGTERM, SIGUSR1 and SIGINT are handed on to all ranks, which save and leave.
         """
         for name, agent in self._agents.items():
             threading.Thread(target=self._listen, args=(name, agent), daemon=True).start()
         threading.Thread(target=self._show_signs_of_life, daemon=True).start()
+        began = time.monotonic()
         with self._handing_on():
-            outcomes, lost = self._gather()
-        return together([*outcomes.values(), Outcome(signals=self._signals, lost=lost)])
+            going = set(self._agents)
+            while going:
+                with suppress(queue.Empty):
+                    self._hear(*self._heard.get(timeout=0.2), going)
+                self._look_at_the_time(time.monotonic() - began, limit, going)
+        lost = [f"{host}: {why}" for host, why in self._lost.items()]
+        return together([*self._outcomes.values(), Outcome(signals=self._signals, lost=lost)])
 
-    def _gather(self) -> tuple[dict[int, Outcome], list[str]]:
-        outcomes: dict[int, Outcome] = {}
-        lost: list[str] = []
-        told: set[str] = set()
-        going = set(self._agents)
-        while going:
-            try:
-                name, line = self._heard.get(timeout=0.2)
-            except queue.Empty:
-                if self._ends_by is not None and time.monotonic() > self._ends_by:
-                    lost += [f"{name}: does not say how its processes ended" for name in going]
-                    self._kill(going)
-                    break
-                continue
-            if line is None:
-                going.discard(name)
-                all_told = len(outcomes) == self._machines if len(self._agents) == 1 else name in told
-                if not all_told:
-                    lost.append(f"{name}: {self._how(name)} before it said how its processes ended")
-                    self.end()
-                continue
-            told.add(name)
-            number, outcome = read_outcome(line)
-            outcomes[number] = outcome
+    def _hear(self, name: str, line: str | None, going: set[str]) -> None:
+        if line is None:
+            going.discard(name)
+            self._miss(name, f"{self._how(name)} before it said how its processes ended")
+            return
+        number, outcome = read_told(line)
+        self._there.add(number)
+        if outcome is not None:
+            self._outcomes[number] = outcome
             if outcome.code:
                 self.end()
-        return outcomes, lost
+
+    def _miss(self, name: str, why: str) -> None:
+        """Notes the hosts behind an agent that have not said how their processes ended."""
+        is_one_for_all = len(self._agents) < len(self._hosts)
+        for number, host in enumerate(self._hosts):
+            if number not in self._outcomes and (is_one_for_all or host == name):
+                self._lost.setdefault(host, why if number in self._there else "it never answered")
+                self.end()
+
+    def _look_at_the_time(self, seconds: float, limit: float, going: set[str]) -> None:
+        if len(self._there) < len(self._hosts) and seconds > min(limit, ANSWER_SECONDS):
+            for number, host in enumerate(self._hosts):
+                if number not in self._there:
+                    self._lost.setdefault(host, f"it did not answer within {seconds:.0f} s")
+        if self._lost or seconds > limit:
+            self.end()
+        if self._ends_by is not None and time.monotonic() > self._ends_by:
+            for name in list(going):
+                self._miss(name, "it does not say how its processes ended")
+                self._agents[name].kill()
+                going.discard(name)
 
     def _how(self, name: str) -> str:
         agent = self._agents[name]
@@ -90,10 +107,6 @@ class Nodes:
         if program == "ssh" and code == 255:
             return "the connection was lost"
         return f"{program} ended with {f'exit code {code}' if code >= 0 else signal.Signals(-code).name}"
-
-    def _kill(self, names: set[str]) -> None:
-        for name in names:
-            self._agents[name].kill()
 
     def _listen(self, name: str, agent: subprocess.Popen[str]) -> None:
         assert agent.stdout is not None

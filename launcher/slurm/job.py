@@ -156,8 +156,8 @@ class Life:
 
 def _was_stopped(events: list[dict[str, Any]]) -> bool:
     """Whether `thalweg stop` asked for the end, of the life that these are the events of."""
-    asked = [each for each in events if each["event"] in ("life", "signal")]
-    return bool(asked) and asked[-1].get("stopped_by") is not None
+    asked = [each["event"] for each in events if each["event"] in ("life", "signal", "stop")]
+    return bool(asked) and asked[-1] == "stop"
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ def start_step(
     assert step.stdin is not None
     step.stdin.write(assignment.as_line())
     step.stdin.flush()
-    return Nodes({"srun": step}, len(nodes), patience)
+    return Nodes({"srun": step}, nodes, patience)
 
 
 def _srun(submission: Submission, nodes: int) -> list[str]:
