@@ -1,0 +1,72 @@
+"""Runs that are submitted to the Slurm of the tests."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from processes import command, environment, events, metrics, write_run
+from slurm import Slurm
+
+LONG = ["train.tokens=100M", "train.decay_tokens=100M", "checkpoint.every_tokens=800", "metrics.every_steps=1"]
+
+
+class Submitted:
+    """A run folder and the job that trains it."""
+
+    def __init__(self, slurm: Slurm, folder: Path) -> None:
+        self.slurm, self.folder = slurm, folder
+        self.config = write_run(folder)
+        self.run_dir = folder / "runs" / "t"
+        self.job = 0
+
+    def set(self, **sections: object) -> None:
+        """Changes sections of RUN.yaml."""
+        told = yaml.safe_load(self.config.read_text())
+        self.config.write_text(yaml.safe_dump(told | sections))
+
+    def thalweg(self, *arguments: object, **options: object) -> str:
+        """What a command prints that a user gives on ctl."""
+        kept = environment(TORCH_ELASTIC_SHUTDOWN_TIMEOUT="5", PATH=os.environ["PATH"])
+        return self.slurm.run(*command(*arguments), env=kept, cwd=self.folder, **options)
+
+    def submit(self, *arguments: object, nodes: object = 2, preflight: bool = False) -> int:
+        """Submits it, without the pre-flight unless that is what is tested: it takes a quarter of a minute."""
+        options = ["--nodes", nodes, *([] if preflight else ["--no-preflight"])]
+        said = self.thalweg("submit", self.config, *options, *arguments)
+        self.job = int(re.findall(r"train: job (\d+)", said)[0])
+        return self.job
+
+    def events(self, *kinds: str) -> list[dict]:
+        """Those of some kinds, or all."""
+        told = events(self.run_dir) if (self.run_dir / "events.jsonl").exists() else []
+        return [each for each in told if not kinds or each["event"] in kinds]
+
+    @property
+    def step(self) -> int:
+        """The last step that is in the metrics."""
+        lines = metrics(self.run_dir) if (self.run_dir / "metrics.jsonl").exists() else []
+        return lines[-1]["step"] if lines else 0
+
+    def wait_for_step(self, step: int) -> None:
+        """Waits until that many steps are done."""
+        self.wait_for(f"step {step}", lambda: self.step >= step)
+
+    def wait_for(self, what: str, condition: Callable[[], object]) -> None:
+        """Fails with what the job printed where it ends before."""
+        self.slurm.wait_for(what, condition, self.job)
+
+    def wait_for_end(self, *states: str) -> None:
+        """Waits until the job is over."""
+        self.slurm.wait_for_state(self.job, *(states or ("COMPLETED",)))
+
+    def data_of(self, steps: int) -> list[tuple[int, str]]:
+        """Step and running hash of the data of each step, the last life's word for one that was done twice."""
+        lines = {line["step"]: line["data_hash"] for line in metrics(self.run_dir)}
+        return [(step, lines[step]) for step in range(1, steps + 1)]
+
+    def reasons(self) -> list[tuple[str, str]]:
+        """What became of each life, and why."""
+        return [(each["then"], each["reason"]) for each in self.events("life_end")]
