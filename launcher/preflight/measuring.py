@@ -40,7 +40,7 @@ def run(asked: argparse.Namespace, told_to_end: threading.Event) -> NoReturn:
     begun = time.monotonic()
     rank = Rank.from_environment()
     # A store on a machine that is cut off never answers, and whoever asks it waits.
-    last = threading.Timer(asked.limit + 3 * GRACE, os._exit, (1,))
+    last = threading.Timer(asked.limit + 3 * GRACE, _cut_off, (rank,))
     last.daemon = True
     last.start()
     try:
@@ -54,6 +54,11 @@ def run(asked: argparse.Namespace, told_to_end: threading.Event) -> NoReturn:
         sys.stderr.write(f"preflight: the account cannot be written: {error}\n")
         code = 1
     os._exit(code)  # a collective that hangs would keep the process
+
+
+def _cut_off(rank: Rank) -> NoReturn:
+    sys.stderr.write(f"preflight: rank {rank.rank} on {rank.host} gets no answer from rank 0 any more\n")
+    os._exit(1)
 
 
 def _run(rank: Rank, asked: argparse.Namespace, begun: float, told_to_end: threading.Event) -> None:
