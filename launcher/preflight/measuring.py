@@ -27,7 +27,7 @@ from launcher.preflight.account import Account, Rank, all_answer, collect
 from launcher.preflight.versions import manifest_hash, versions
 
 GRACE = 5.0
-"""Seconds that rank 0 waits for the other ranks' last word after that."""
+"""Seconds that rank 0 waits for the other ranks' last word when time is up."""
 CONNECT = 40.0
 """Seconds in which rank 0 has to be found."""
 POLL = 0.1
@@ -39,6 +39,10 @@ def run(asked: argparse.Namespace, told_to_end: threading.Event) -> NoReturn:
     """Measures, and on rank 0 writes a JSON file: seconds, ranks of a machine, and the account of each rank."""
     begun = time.monotonic()
     rank = Rank.from_environment()
+    # A store on a machine that is cut off never answers, and whoever asks it waits.
+    last = threading.Timer(asked.limit + 3 * GRACE, _cut_off, (rank,))
+    last.daemon = True
+    last.start()
     try:
         _run(rank, asked, begun, told_to_end)
         code = 0
@@ -50,6 +54,11 @@ def run(asked: argparse.Namespace, told_to_end: threading.Event) -> NoReturn:
         sys.stderr.write(f"preflight: the account cannot be written: {error}\n")
         code = 1
     os._exit(code)  # a collective that hangs would keep the process
+
+
+def _cut_off(rank: Rank) -> NoReturn:
+    sys.stderr.write(f"preflight: rank {rank.rank} on {rank.host} gets no answer from rank 0 any more\n")
+    os._exit(1)
 
 
 def _run(rank: Rank, asked: argparse.Namespace, begun: float, told_to_end: threading.Event) -> None:
@@ -95,13 +104,7 @@ def _measure(rank: Rank, account: Account, asked: argparse.Namespace) -> None:
     account.measure("versions", versions)
     account.measure("open_files", measures.open_files)
     if rank.local_rank == 0:
-        folder = measures.existing(asked.folder)
-        account.measure("folder", str, folder)
-        account.measure("free_gb", measures.free_gb, folder)
-        account.measure("shm_free_mib", measures.shm_free_mib)
-        account.measure("write_mb_per_s", measures.write_mb_per_s, folder)
-        if asked.manifest is not None:
-            account.measure("manifest", manifest_hash, asked.manifest)
+        _measure_disk(account, asked)
     account.measure("matmul_tflops", measures.matmul_tflops, device)
     account.measure("memory_gb_per_s", measures.memory_gb_per_s, device)
     meeting = account.attempt("meeting", _meet, rank, device.type == "cuda")
@@ -115,6 +118,17 @@ def _measure(rank: Rank, account: Account, asked: argparse.Namespace) -> None:
         if groups:
             account.measure(f"all_reduce_{where}_gb_per_s", _best, network.all_reduce_gb_per_s, groups, device)
             account.measure(f"all_gather_{where}_gb_per_s", _best, network.all_gather_gb_per_s, groups, device)
+
+
+def _measure_disk(account: Account, asked: argparse.Namespace) -> None:
+    folder = account.attempt("folder", measures.existing, asked.folder)
+    if folder is not None:
+        account.measure("folder", str, folder)
+        account.measure("free_gb", measures.free_gb, folder)
+        account.measure("write_mb_per_s", measures.write_mb_per_s, folder)
+    account.measure("shm_free_mib", measures.shm_free_mib)
+    if asked.manifest is not None:
+        account.measure("manifest", manifest_hash, asked.manifest)
 
 
 def _device_name(device: torch.device) -> str:

@@ -30,6 +30,7 @@ def found(nodes: list[Node]) -> list[tuple[str, str]]:
         ([10, 1, 10, 1], []),  # a half
         ([10, 1, 10, 1, 10], [1, 3]),
         ([10, 8.8, 12, 5, 13], [3]),  # 8.8 is a tenth below, but among such a spread that is nothing
+        ([3, 10, 20], []),  # the deviation is 8.5
         ([10] * 99 + [5], [99]),
     ],
 )
