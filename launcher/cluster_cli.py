@@ -1,6 +1,7 @@
 """Commands for machines: before a run, while it is going on, and what became of it."""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -85,21 +86,32 @@ def preflight(
     processes: Annotated[
         int | None, typer.Option(min=1, help="Processes on a machine; one for each GPU by default, else one.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    hostfile: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Check these hosts, over ssh; a line `name slots=N` for each."),
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check machines before a run, within a minute, and name what is wrong with which."""
     from launcher.config import load_run
-    from launcher.preflight.check import check, needs_of, start_here
+    from launcher.preflight.check import check, needs_of
+    from launcher.preflight.starting import start_here, start_on_hosts
     from launcher.preflight.table import show
 
-    verdict = check(start_here(processes), needs_of(load_run(run) if run else None))
+    needs = needs_of(load_run(run) if run else None)
+    if hostfile is None:
+        verdict = check(start_here(processes), needs)
+    else:
+        start, hosts = start_on_hosts(hostfile, processes)
+        with tempfile.TemporaryDirectory(prefix=".preflight-", dir=Path.cwd()) as shared:  # the hosts see it, too
+            verdict = check(start, needs, hosts, Path(shared) / "preflight.json")
     if as_json:
         print(json.dumps(verdict.as_json()))
     else:
         show(verdict.nodes, verdict.faults, verdict.seconds)
     if not verdict.ok:
-        hosts = ", ".join(dict.fromkeys(fault.host for fault in verdict.faults))
-        raise RunError(f"preflight: {len(verdict.faults)} fault{'s'[: len(verdict.faults) > 1]}, on {hosts}")
+        on = ", ".join(dict.fromkeys(fault.host for fault in verdict.faults))
+        raise RunError(f"preflight: {len(verdict.faults)} fault{'s'[: len(verdict.faults) > 1]}, on {on}")
 
 
 @app.command(epilog="Example: thalweg status runs/smoke")

@@ -25,6 +25,7 @@ import psutil
 
 from launcher.hosts.agent import END_ALL, Node, Program, end_surely, run_ranks
 from launcher.hosts.outcome import Failure, Outcome
+from launcher.preflight.account import HOST
 from launcher.profile_signal import hold_back, pass_on
 from training.errors import AskedToEnd
 
@@ -77,7 +78,7 @@ def main() -> None:
     words, telling = _own_streams()
     assignment = read_assignment(words.readline().decode())
     number = assignment.number if assignment.number is not None else int(os.environ["SLURM_NODEID"])
-    os.environ.update(assignment.environment)
+    os.environ.update(assignment.environment | {HOST: assignment.hosts[number]})
     address = socket.gethostbyname(assignment.hosts[0])
     _talk_over_the_network(address, assignment.hosts, number)
     cores = max(1, (os.cpu_count() or 1) // assignment.processes[number])

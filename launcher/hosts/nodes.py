@@ -65,8 +65,7 @@ class Nodes:
                 with suppress(queue.Empty):
                     self._hear(*self._heard.get(timeout=0.2), going)
                 self._look_at_the_time(time.monotonic() - began, limit, going)
-        lost = [f"{host}: {why}" for host, why in self._lost.items()]
-        return together([*self._outcomes.values(), Outcome(signals=self._signals, lost=lost)])
+        return together([*self._outcomes.values(), Outcome(signals=self._signals, lost=self._lost)])
 
     def _hear(self, name: str, line: str | None, going: set[str]) -> None:
         if line is None:

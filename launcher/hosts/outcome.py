@@ -29,13 +29,13 @@ class Failure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of the processes of one machine, or of all; `host` is the one of which a fault is told."""
+    """Of the processes of one machine, or of all."""
 
     failures: list[Failure] = field(default_factory=list)
     signals: list[int] = field(default_factory=list)
     """That were handed on to the processes."""
-    lost: list[str] = field(default_factory=list)
-    """Hosts that were heard of no more, each with what was seen of that."""
+    lost: dict[str, str] = field(default_factory=dict)
+    """Hosts that were heard of no more, and what was seen of that."""
 
     @property
     def code(self) -> int:
@@ -65,14 +65,15 @@ def together(outcomes: list[Outcome]) -> Outcome:
     return Outcome(
         [failure for each in outcomes for failure in each.failures],
         [number for each in outcomes for number in each.signals],
-        [host for each in outcomes for host in each.lost],
+        {host: why for each in outcomes for host, why in each.lost.items()},
     )
 
 
 def account(outcome: Outcome) -> str:
     """One line on a failure, behind the last lines of the process at fault where others stand between."""
     if outcome.lost:
-        return f"{'; '.join(outcome.lost)}; all other processes were ended"
+        lost = "; ".join(f"{host}: {why}" for host, why in outcome.lost.items())
+        return f"{lost}; all other processes were ended"
     first = outcome.first
     assert first is not None
     lines = "its last lines are above"

@@ -1,38 +1,19 @@
 """A check of machines from its start to its verdict."""
 
 import json
-import logging
-import os
-import signal
-import sys
 import tempfile
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-from data_pipeline.errors import InputError
 from launcher.config import RunConfig
-from launcher.orphan import LAUNCHER
 from launcher.preflight.judge import FREE_GB, Fault, judge
 from launcher.preflight.nodes import Node, nodes_of
 from launcher.preflight.probe import LIMIT, MODULE
+from launcher.preflight.starting import Start
 from model.counts import count_parameters
-from training.collectives import talk_over_loopback
 from training.errors import RunError
-
-Start = Callable[[str, list[str]], None]
-"""Runs a module with arguments as ranks, with the variables of torch's elastic agent, and returns when all have ended.
-
-Raises RunError where a rank failed.
-"""
 
 
 @dataclass(frozen=True)
@@ -103,42 +84,3 @@ def check(
             raise RunError(f"{out}: rank 0 of the check has not written it; look at what it printed") from None
     nodes = nodes_of(told["accounts"], told["ranks_per_node"], hosts)
     return Verdict(nodes, judge(nodes, needs.free_gb), told["seconds"])
-
-
-def start_here(processes: int | None) -> Start:
-    """Starts ranks on this machine, one for each GPU by default, else one.
-
-    Raises InputError for more of them than GPUs.
-    """
-    count = processes or torch.cuda.device_count() or 1
-    if 0 < torch.cuda.device_count() < count:
-        raise InputError(f"--processes: is {count}, this machine has {torch.cuda.device_count()} GPUs")
-    return partial(_run_here, count)
-
-
-def _run_here(count: int, module: str, arguments: list[str]) -> None:
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    os.environ[LAUNCHER] = str(os.getpid())
-    talk_over_loopback()
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-    agent = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=count,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        local_addr="127.0.0.1",
-        max_restarts=0,
-        monitor_interval=0.1,
-    )
-    try:
-        # -P: a folder called launcher/ where the check is started must not stand in for ours.
-        elastic_launch(agent, sys.executable)("-P", "-m", module, *arguments)
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        code = failure.exitcode
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        raise RunError(f"rank {rank} ended with {how}") from None
-    except SignalException as error:
-        sys.exit(128 + error.sigval)

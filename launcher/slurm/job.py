@@ -22,10 +22,13 @@ from launcher.config import RunConfig, load_run
 from launcher.hosts.agent import Program
 from launcher.hosts.outcome import Outcome
 from launcher.logs import log_to_stderr
+from launcher.preflight.check import check, needs_of
+from launcher.preflight.judge import hosts_to_leave_out
+from launcher.preflight.starting import ALL_IN_ALL, PATIENCE, refuse_failure
 from launcher.save_time import shutdown_timeout
 from launcher.slurm.commands import back_to_the_queue, hostnames, job_record, node_states, slurm
 from launcher.slurm.step import start_step
-from launcher.slurm.submission import Submission, read_submission
+from launcher.slurm.submission import FOLDER, Submission, read_submission
 from launcher.slurm.verdict import Cause, Verdict, failures_in_vain, judge
 from training.errors import RunError
 from training.run_folder import note, read_lines
@@ -80,7 +83,30 @@ class Life:
 
     def _fly_before(self) -> tuple[Verdict, list[str]] | None:
         """None where all nodes are well; else what follows, and the nodes to leave out."""
-        return None
+        lost: dict[str, str] = {}
+
+        def start(module: str, arguments: list[str]) -> None:
+            step = start_step(self._submission, Program(module, arguments), self._nodes, None, PATIENCE, False)
+            outcome = step.wait(ALL_IN_ALL)
+            lost.update(outcome.lost)
+            refuse_failure(outcome)
+
+        try:
+            checked = check(start, needs_of(self._config), self._nodes, self._run_dir / FOLDER / "preflight.json")
+            faults = [f"{each.host}: {each.what} is {each.value}" for each in checked.faults]
+            left_out = hosts_to_leave_out(checked.as_json())
+        except RunError as error:
+            faults, left_out = [str(error)], list(lost)
+        if not faults:
+            return None
+        reason = f"pre-flight: {'; '.join(faults)}"
+        if 0 < len(left_out) < len(self._nodes):
+            return Verdict("again", reason), left_out
+        return self._after_failure(reason), []
+
+    def _after_failure(self, reason: str) -> Verdict:
+        in_vain = failures_in_vain(read_lines(self._run_dir / "events.jsonl"))
+        return Verdict("ended" if in_vain >= self._submission.failures else "again", reason, is_failure=True)
 
     def _train(self) -> Verdict:
         arguments = ["train", self._submission.config]

@@ -42,7 +42,7 @@ def test_the_rank_at_fault_is_the_first_that_was_not_ended_for_another() -> None
 
 
 def test_machines_together() -> None:
-    both = together([Outcome(), outcome(1), Outcome(lost=["b: the connection was lost"])])
+    both = together([Outcome(), outcome(1), Outcome(lost={"b": "the connection was lost"})])
     assert both.code == 1 and "b: the connection was lost; all other" in account(both)
     with pytest.raises(RunError, match="b: the connection was lost"):
         raise_for(both)

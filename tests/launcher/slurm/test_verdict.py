@@ -28,8 +28,8 @@ def test_what_follows(codes: tuple[int, ...], cause: Cause | None, in_vain: int,
 
 
 def test_lost_nodes_stand_in_the_reason() -> None:
-    verdict = judge(Outcome(lost=["srun: ended with exit code 1"]), None, 1, 3)
-    assert verdict.then == "again" and verdict.is_failure and "srun: ended" in verdict.reason
+    verdict = judge(Outcome(lost={"node2": "srun ended with exit code 1"}), None, 1, 3)
+    assert verdict.then == "again" and verdict.is_failure and "node2: srun ended" in verdict.reason
 
 
 def life(*told: str | bool | None) -> list[dict[str, object]]:
