@@ -24,8 +24,10 @@ RECENT = 20
 LONGEST = 80
 """Characters of a reason in the table; --json has it whole."""
 BEGINNINGS = ("start", "resume")
-STATES = {"end": "ended", "stop": "stopped", "signal": "stopped", "error": "failed", "stall": "failed"}
+STATES = {"end": "ended", "signal": "stopped", "error": "failed", "stall": "failed"}
 """By the event that says why a life ended."""
+OF_A_JOB = {"finished": "ended", "again": "waiting", "ended": "stopped"}
+"""By what a job says will follow."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Status:
 
     run: str
     state: str
-    """waiting (no life has begun), starting, running, ended, stopped, failed, or lost: no sign of life."""
+    """waiting (no life has begun, or the next one is in a queue), starting, running, ended, stopped, failed or lost."""
     job: str | None
     nodes: list[str] | None
     processes: int | None
@@ -82,7 +84,7 @@ def status_of(run_dir: Path) -> Status:
     events, sign = read_lines(run_dir / "events.jsonl"), newest_life(run_dir)
     state, why = judge(events, sign)
     begun = [line for line in events if line["event"] in BEGINNINGS]
-    slurm: dict[str, Any] = next((line for line in reversed(last_life(events)) if line["event"] == "life"), {})
+    slurm = _job(events)
     metrics = read_lines(run_dir / "metrics.jsonl", TAIL)
     if begun:  # what an earlier life did behind the place where this one went on does not count
         metrics = [line for line in metrics if line["life"] == begun[-1]["life"]]
@@ -103,8 +105,20 @@ def status_of(run_dir: Path) -> Status:
         eta_seconds=max(asked - tokens, 0) / speed if goes_on and asked and tokens is not None and speed else None,
         last_event=events[-1]["event"] if events else None,
         last_event_seconds=max(time.time() - events[-1]["time"], 0.0) if events else None,
-        last_life=slurm.get("reason") or _why_before(events) if state in ("running", "starting") else why,
+        last_life=_why_before(events, state) if state in ("running", "starting") else why,
     )
+
+
+def _job(events: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the job said of itself whose life the newest one is; empty where it was started without one."""
+    has_begun = False
+    for line in reversed(events):
+        if line["event"] == "life":
+            return dict(line)
+        if line["event"] == "life_end" and has_begun:
+            return {}
+        has_begun = has_begun or line["event"] in BEGINNINGS
+    return {}
 
 
 def judge(events: list[dict[str, Any]], sign: Sign | None) -> tuple[str, str | None]:
@@ -119,8 +133,10 @@ def judge(events: list[dict[str, Any]], sign: Sign | None) -> tuple[str, str | N
     end = ending(own)
     if end is None and not has_begun and (sign is None or sign.has_let_go):
         end = ending(last_life(events))  # it had nothing to do, or was told so: the run is as it was before
+    if own and own[-1]["event"] == "life":
+        return "starting", None
     if end is not None:
-        return STATES[end["event"]], _why(end)
+        return _state(end), _why(end)
     if sign is None or [line["event"] for line in own] == ["fork"]:
         return ("lost", "unknown") if has_begun else ("waiting", None)
     if sign.has_let_go:
@@ -130,27 +146,38 @@ def judge(events: list[dict[str, Any]], sign: Sign | None) -> tuple[str, str | N
     return "lost", f"no sign of life of {sign.name} for {duration(sign.silent)}"
 
 
+def _state(end: dict[str, Any]) -> str:
+    if end["event"] != "life_end":
+        return STATES[end["event"]]
+    return "failed" if end["is_failure"] and end["then"] == "ended" else OF_A_JOB[end["then"]]
+
+
 def _why(end: dict[str, Any]) -> str:
     """An event that ended a life, for a person."""
     match end["event"]:
         case "end":
             return "done"
-        case "stop":
-            return f"thalweg stop ({end.get('by', 'unknown')})"
         case "signal":
-            return str(end.get("signal", "signal"))
+            by = f" ({end['stopped_by']})" if "stopped_by" in end else ""
+            return f"{end.get('signal', 'signal')}{by}"
+        case "life_end":
+            return str(end["reason"])
         case "stall":
             return f"stood still for {duration(end.get('seconds', 0.0))}: stalls/{end.get('folder', '')}"
     return f"error: {' '.join(str(end.get('reason', 'unknown')).split())}"
 
 
-def _why_before(events: list[dict[str, Any]]) -> str | None:
+def _why_before(events: list[dict[str, Any]], state: str) -> str | None:
     """Why the life before the one that goes on ended; None where there was none."""
     begun = [at for at, line in enumerate(events) if line["event"] in BEGINNINGS]
+    if state == "starting":
+        begun.append(len(events))
     if len(begun) < 2:
         return None
-    end = ending(events[begun[-2] : begun[-1]])
-    return _why(end) if end else "ended without a word"
+    before = events[begun[-2] : begun[-1]]
+    if (end := ending(before)) is not None:
+        return _why(end)
+    return next((line["reason"] for line in before if line["event"] == "life"), "ended without a word")
 
 
 def _tokens_asked(run_dir: Path) -> int | None:

@@ -6,8 +6,8 @@ from typing import Any
 
 from training.run_folder import read_lines
 
-ENDINGS = ("end", "stop", "signal", "error")
-"""Events behind which a life ends, besides a stall with `then: end`."""
+ENDINGS = ("end", "signal", "error", "life_end")
+"""Events behind which a life ends, besides a stall with `then: end`; `life_end` is of the job that it was a life of."""
 
 
 def begun_at(run_dir: Path) -> dict[int, int]:
@@ -39,7 +39,7 @@ def last_life(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def ending(events: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The event that says why a life ended, of its events; None where none does: it goes on, or was killed."""
+    """The last event that says why a life ended, of its events; None where none does: it goes on, or was killed."""
     said = [line for line in events if line["event"] in ENDINGS or line.get("then") == "end"]
     return said[-1] if said else None
 

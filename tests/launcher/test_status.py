@@ -65,9 +65,9 @@ def assert_is_lost_where_its_machine_cannot_be_seen(run_dir: Path) -> None:
     here = sign.read_text()
     sign.write_text(json.dumps(json.loads(here) | {"machine": "another", "host": "node7"}))
     assert status_of(run_dir).state == "running"
-    os.utime(sign, (time.time() - 3600,) * 2)
+    os.utime(sign, (time.time() - 3690,) * 2)
     status = status_of(run_dir)
-    assert status.state == "lost" and status.last_life.endswith("on node7 for 1 h 0 min")
+    assert status.state == "lost" and status.last_life.endswith("on node7 for 1 h 1 min")
     sign.write_text(here)
 
 
@@ -88,6 +88,9 @@ def event(name: str, time: float, life: int = 1, **fields: object) -> dict:
 BEFORE = [event("start", 1.0), event("signal", 2.0, signal="SIGUSR1")]
 
 
+JOB = [event("start", 11.0), event("life_end", 13.0, reason="time limit", then="again", is_failure=True)]
+
+
 @pytest.mark.parametrize(
     ("lines", "sign", "state", "why"),
     [
@@ -106,9 +109,13 @@ BEFORE = [event("start", 1.0), event("signal", 2.0, signal="SIGUSR1")]
             "failed",
             "stood still for 7 s: stalls/f",
         ),
+        (JOB, replace(SIGN, has_let_go=True), "waiting", "time limit"),
+        ([*JOB, event("life", 14.0)], replace(SIGN, has_let_go=True), "starting", ""),
+        ([*JOB[:1], JOB[1] | {"then": "ended"}], SIGN, "failed", "time limit"),
+        ([*JOB[:1], JOB[1] | {"then": "ended", "is_failure": False}], SIGN, "stopped", "time limit"),
         ([event("start", 11.0), event("stall", 12.0, then="report")], replace(SIGN, runs_here=True), "running", ""),
         (
-            [event("start", 11.0), event("stop", 12.0), event("error", 13.0, reason="a\nb")],
+            [event("start", 11.0), event("signal", 12.0), event("error", 13.0, reason="a\nb")],
             SIGN,
             "failed",
             "error: a b",
@@ -125,12 +132,19 @@ def test_a_state_follows_from_the_events_and_the_newest_life(
 def test_a_life_under_slurm_says_job_nodes_and_why_there_is_another(tmp_path: Path) -> None:
     lines = [event("start", 1.0, step=0, tokens=0, processes=4), event("signal", 2.0, signal="SIGUSR1", step=9)]
     slurm = {"job": 17, "nodes": ["n1", "n2"], "reason": "time limit"}
-    lines += [event("life", 3.0, 2, **slurm), event("resume", 4.0, 2, step=9, tokens=720, processes=8)]
+    lines += [event("life", 3.0, **slurm), event("resume", 4.0, 2, step=9, tokens=720, processes=8)]
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:3]))
+    assert (status_of(tmp_path).state, status_of(tmp_path).last_life) == ("starting", "SIGUSR1")
     (tmp_path / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "metrics.jsonl").write_text('{"life": 1, "step": 12, "tokens": 960, "loss": 1.0}\n{"life": 1, "st')
     found = status_of(tmp_path)
     assert (found.job, found.nodes, found.processes) == ("17", ["n1", "n2"], 8)
     assert (found.step, found.tokens, found.loss) == (9, 720, None)  # what life 1 did behind step 9 does not count
+    lines += [event("life_end", 5.0, 2, reason="node lost", then="again", is_failure=True)]
+    lines += [event("resume", 6.0, 3, step=9, tokens=720, processes=1)]
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert status_of(tmp_path).job is None  # somebody went on with it by hand
 
 
 def test_only_the_end_of_a_long_file_is_read(tmp_path: Path) -> None:
