@@ -182,8 +182,8 @@ class Life:
 
 def _was_stopped(events: list[dict[str, Any]]) -> bool:
     """Whether `thalweg stop` asked for the end, of the life that these are the events of."""
-    asked = [each["event"] for each in events if each["event"] in ("life", "signal", "stop")]
-    return bool(asked) and asked[-1] == "stop"
+    asked = [each for each in events if each["event"] in ("life", "signal")]
+    return bool(asked) and "stopped_by" in asked[-1]
 
 
 def main() -> None:
