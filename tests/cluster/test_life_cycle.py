@@ -30,3 +30,24 @@ def test_submit_run_finish(run: Submitted) -> None:
     run.wait_for_end()
     assert run.reasons()[-1] == ("finished", "the run was done before")
     assert not run.slurm.run("squeue", "--noheader")
+
+
+def test_a_bad_node_is_left_out_after_the_preflight(run: Submitted) -> None:
+    """It has another manifest of the data and no room in /dev/shm: the job goes on without it, on the next node."""
+    manifest = run.folder / "prepared" / "manifest.json"
+    other = run.folder / "other.json"
+    other.write_text(manifest.read_text() + "\n")
+    node = run.slurm.hosts
+    node.run("node2", ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", "/dev/shm"])
+    node.run("node2", ["mount", "--bind", str(other), str(manifest)])
+    try:
+        run.submit(preflight=True)
+        run.wait_for_end()
+    finally:
+        node.power_off("node2")
+        run.slurm.boot("node2")
+    left_out, finished = run.events("life_end")
+    assert left_out["left_out"] == ["node2"] and "node2" in left_out["reason"] and not left_out["is_failure"]
+    assert finished["then"] == "finished"
+    assert [each["nodes"] for each in run.events("life")] == [["node1", "node2"], ["node1", "node3"]]
+    assert "pre-flight" in run.events("life")[1]["reason"]
