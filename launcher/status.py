@@ -24,7 +24,7 @@ RECENT = 20
 LONGEST = 80
 """Characters of a reason in the table; --json has it whole."""
 BEGINNINGS = ("start", "resume")
-STATES = {"end": "ended", "signal": "stopped", "error": "failed", "stall": "failed"}
+STATES = {"end": "ended", "stop": "stopped", "signal": "stopped", "error": "failed", "stall": "failed"}
 """By the event that says why a life ended."""
 OF_A_JOB = {"finished": "ended", "again": "waiting", "ended": "stopped"}
 """By what a job says will follow."""
@@ -157,9 +157,10 @@ def _why(end: dict[str, Any]) -> str:
     match end["event"]:
         case "end":
             return "done"
+        case "stop":
+            return f"thalweg stop ({end.get('by', 'unknown')})"
         case "signal":
-            by = f" ({end['stopped_by']})" if "stopped_by" in end else ""
-            return f"{end.get('signal', 'signal')}{by}"
+            return str(end.get("signal", "signal"))
         case "life_end":
             return str(end["reason"])
         case "stall":

@@ -6,7 +6,7 @@ from typing import Any
 
 from training.run_folder import read_lines
 
-ENDINGS = ("end", "signal", "error", "life_end")
+ENDINGS = ("end", "stop", "signal", "error", "life_end")
 """Events behind which a life ends, besides a stall with `then: end`; `life_end` is of the job that it was a life of."""
 
 

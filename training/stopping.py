@@ -67,8 +67,8 @@ class Stopping(Callback):
     def _tell(self, run: Run) -> None:
         if self._request is not None and not self._told:
             self._told = True
-            asked = {"signal": "thalweg stop", "stopped_by": self._request.by, "asked": self._request.time}
-            run.folder.event("signal", run.progress.step, run.tokens, **asked)
+            asked = {"by": self._request.by, "asked": self._request.time}
+            run.folder.event("stop", run.progress.step, run.tokens, **asked)
 
 
 def _is_for(run: Run, request: StopRequest) -> bool:

@@ -115,7 +115,7 @@ JOB = [event("start", 11.0), event("life_end", 13.0, reason="time limit", then="
         ([*JOB[:1], JOB[1] | {"then": "ended", "is_failure": False}], SIGN, "stopped", "time limit"),
         ([event("start", 11.0), event("stall", 12.0, then="report")], replace(SIGN, runs_here=True), "running", ""),
         (
-            [event("start", 11.0), event("signal", 12.0), event("error", 13.0, reason="a\nb")],
+            [event("start", 11.0), event("stop", 12.0), event("error", 13.0, reason="a\nb")],
             SIGN,
             "failed",
             "error: a b",

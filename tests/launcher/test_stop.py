@@ -31,8 +31,8 @@ def test_two_processes_save_and_leave_and_the_same_command_goes_on(tmp_path: Pat
         assert process.returncode == ASKED_TO_END, said
     [start, stop, saved] = events(run_dir)
     step = stop["step"]
-    assert [each["event"] for each in (start, stop, saved)] == ["start", "signal", "checkpoint"]
-    assert stop["stopped_by"] == ASKED_BY and stop["asked"] <= stop["time"] and step == saved["step"]
+    assert [each["event"] for each in (start, stop, saved)] == ["start", "stop", "checkpoint"]
+    assert stop["by"] == ASKED_BY and stop["asked"] <= stop["time"] and step == saved["step"]
     assert metrics(run_dir)[-1]["step"] == step
     assert f"runs/t: stopped, at step {step}: thalweg stop ({ASKED_BY})" in out
     assert said.count(f"thalweg stop ({ASKED_BY}): saved at step {step}; run the same command again") == 1
@@ -56,7 +56,7 @@ def test_a_run_that_is_still_starting_leaves_before_its_first_step(tmp_path: Pat
         _, said = process.communicate()
         assert process.returncode == ASKED_TO_END, said
     assert said.splitlines()[-1].startswith(f"thalweg stop ({ASKED_BY}): ")
-    assert [each["event"] for each in events(run_dir)][:2] == ["start", "signal"]
+    assert [each["event"] for each in events(run_dir)][:2] == ["start", "stop"]
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
@@ -83,8 +83,8 @@ def test_a_request_that_comes_while_a_signal_ends_the_run_is_told_all_the_same(r
     StopRequest.of_this_user(run.folder.staging.name).write(run.folder.path)
     feature.on_close(run)
     said = events(run.folder.path)
-    assert [each["event"] for each in said] == ["start", "signal", "signal"]
-    assert "stopped_by" not in said[1] and said[2]["stopped_by"] == ASKED_BY
+    assert [each["event"] for each in said] == ["start", "signal", "stop"]
+    assert said[2]["by"] == ASKED_BY
     assert ending(last_life(said)) == said[-1]
     assert not stop_request.path_of(run.folder.path).exists()
 
