@@ -143,8 +143,10 @@ class Life:
     def _cause(self, outcome: Outcome, events: list[dict[str, Any]]) -> Cause | None:
         """Who asked for the end, if anybody did."""
         received = [*self._received, *outcome.signals]
+        if _was_stopped(events):
+            return "stopped"
         if not received:
-            return "stopped" if _was_stopped(events) else None
+            return None
         record = job_record(self._job)
         if record.get("PreemptTime", "None") not in ("None", "Unknown"):
             return "preempted"
@@ -182,8 +184,8 @@ class Life:
 
 def _was_stopped(events: list[dict[str, Any]]) -> bool:
     """Whether `thalweg stop` asked for the end, of the life that these are the events of."""
-    asked = [each for each in events if each["event"] in ("life", "signal")]
-    return bool(asked) and "stopped_by" in asked[-1]
+    last = [each["event"] for each in events if each["event"] in ("life", "stop")]
+    return last[-1:] == ["stop"]
 
 
 def main() -> None:
