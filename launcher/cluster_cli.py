@@ -49,6 +49,14 @@ def submit(
     prepare: Annotated[
         bool, typer.Option("--prepare", help="Prepare the run's data first, in a job before it.")
     ] = False,
+    verify_resume: Annotated[
+        int | None,
+        typer.Option(
+            min=10,
+            metavar="STEPS",
+            help="Instead of the run, try how this cluster interrupts it: do so many steps twice, and compare.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the scripts, and write and submit nothing.")
     ] = False,
@@ -69,6 +77,14 @@ def submit(
     site = read_site(run, {**resources, **lives, "gpus_per_node": gpus_per_node})
     count = to_slurm.processes(site, processes_per_node)
     wish = to_slurm.Wish(to_slurm.read_nodes(nodes), count, lead, failures, preflight, prepare, exclude)
+    if verify_resume is not None:
+        from launcher.slurm.trial import submit_trial
+
+        folder, done = submit_trial(run, assignments or [], config, site, wish, verify_resume)
+        for kind, job in done:
+            print(f"{kind}: job {job}")
+        print(f"what comes out will be in {folder / 'verdict.json'}, and the last job fails where runs differ")
+        return
     jobs = to_slurm.Jobs(config, site, wish)
     if dry_run:
         print("\n".join(jobs.scripts().values()), end="")

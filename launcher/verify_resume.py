@@ -87,11 +87,11 @@ class Trial:
     """A run that is done twice in `folder`: undisturbed, and killed at random steps."""
 
     def __init__(self, run: Path, assignments: list[str], config: RunConfig, steps: int, folder: Path) -> None:
-        self._run, self._config, self._folder, self.steps = run, config, folder, steps
+        self._run, self.folder, self.steps = run, folder, steps
         n_ctx = config.model.n_ctx
         tokens = sequences_after(config.train, n_ctx, 0, steps) * n_ctx
         every = max(tokens // CHECKPOINTS, 1)
-        self._assignments = [
+        self.assignments = [
             *assignments,
             f"train.tokens={tokens}",
             *([f"train.decay_tokens={config.train.decay_end}"] if config.train.decays else []),
@@ -102,9 +102,9 @@ class Trial:
 
     def command(self, layout: Layout, name: str) -> list[str]:
         """The launch of one life."""
-        placed = [f"zero.stage={layout.stage}", f"run_dir={self._folder / name}"]
+        placed = [f"zero.stage={layout.stage}", f"run_dir={self.folder / name}"]
         start = [sys.executable, "-P", "-m", "launcher.cli", "launch", str(self._run)]
-        return [*start, *self._assignments, *placed, "--processes", str(layout.processes)]
+        return [*start, *self.assignments, *placed, "--processes", str(layout.processes)]
 
     def undisturbed(self, layout: Layout) -> None:
         """Does the run from beginning to end."""
@@ -122,10 +122,10 @@ class Trial:
     def _finish(self, layout: Layout, name: str) -> None:
         with self._started(layout, name) as (process, said):
             if process.wait():
-                raise RunError(f"{self._folder / name}: the run failed, which says: {_end_of(said)}")
+                raise RunError(f"{self.folder / name}: the run failed, which says: {_end_of(said)}")
 
     def _kill_at(self, step: int, layout: Layout) -> None:
-        metrics = self._folder / "killed" / "metrics.jsonl"
+        metrics = self.folder / "killed" / "metrics.jsonl"
         before = len(read_lines(metrics))
         with self._started(layout, "killed") as (process, said):
             while latest(metrics.parent) is None or all(line["step"] < step for line in read_lines(metrics)[before:]):
@@ -138,7 +138,7 @@ class Trial:
     @contextlib.contextmanager
     def _started(self, layout: Layout, name: str) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
         """A life, all processes of which are killed at the end if they are still there; and what it said."""
-        said = self._folder / f"{name}.log"
+        said = self.folder / f"{name}.log"
         with said.open("ab") as file:
             process = subprocess.Popen(self.command(layout, name), stdout=file, stderr=file)
             try:
@@ -146,32 +146,33 @@ class Trial:
             finally:
                 _kill(process)
 
-    def compare(self, first: Layout, then: Layout) -> Verdict:
-        """The two runs, step by step."""
-        straight, killed = (read_lines(self._folder / name / "metrics.jsonl") for name in ("straight", "killed"))
-        told = read_lines(self._folder / "killed" / "events.jsonl")
-        lives = [line for line in told if line["event"] in ("start", "resume")]
-        expected = {line["step"]: line for line in straight}
-        tolerance = 0.0 if first == then else TOLERANCE[self._config.train.precision]
-        wrong, largest, same_data = [], 0.0, True
-        for line in killed:  # a step that was done twice counts twice
-            other = expected.get(line["step"], {"loss": None, "data_hash": None})
-            difference = relative_difference(line["loss"], other["loss"])
-            same_data = same_data and line["data_hash"] == other["data_hash"]
-            largest = max(largest, difference)
-            if line["data_hash"] != other["data_hash"] or not difference <= tolerance:
-                wrong.append(line["step"])
-        wrong += sorted(expected.keys() - {line["step"] for line in killed})
-        return Verdict(
-            steps=self.steps,
-            killed_at=[_last_step(killed, life) for life in range(1, len(lives))],
-            resumed_at=[line["step"] for line in lives[1:]],
-            same_layout=first == then,
-            same_data=same_data,
-            largest_difference=largest,
-            tolerance=tolerance,
-            first_difference=min(wrong, default=None),
-        )
+
+def compare(folder: Path, steps: int, first: Layout, then: Layout, precision: str) -> Verdict:
+    """The runs in `folder`/straight and `folder`/killed, step by step."""
+    straight, killed = (read_lines(folder / name / "metrics.jsonl") for name in ("straight", "killed"))
+    told = read_lines(folder / "killed" / "events.jsonl")
+    lives = [line for line in told if line["event"] in ("start", "resume")]
+    expected = {line["step"]: line for line in straight}
+    tolerance = 0.0 if first == then else TOLERANCE[precision]
+    wrong, largest, same_data = [], 0.0, True
+    for line in killed:  # a step that was done twice counts twice
+        other = expected.get(line["step"], {"loss": None, "data_hash": None})
+        difference = relative_difference(line["loss"], other["loss"])
+        same_data = same_data and line["data_hash"] == other["data_hash"]
+        largest = max(largest, difference)
+        if line["data_hash"] != other["data_hash"] or not difference <= tolerance:
+            wrong.append(line["step"])
+    wrong += sorted(expected.keys() - {line["step"] for line in killed})
+    return Verdict(
+        steps=steps,
+        killed_at=[_last_step(killed, life) for life in range(1, len(lives))],
+        resumed_at=[line["step"] for line in lives[1:]],
+        same_layout=first == then,
+        same_data=same_data,
+        largest_difference=largest,
+        tolerance=tolerance,
+        first_difference=min(wrong, default=None),
+    )
 
 
 def _last_step(lines: list[dict[str, Any]], life: int) -> int:
@@ -216,7 +217,7 @@ def verify_resume(
         trial = Trial(run, assignments, config, choice.steps, folder.absolute())
         trial.undisturbed(first)
         trial.killed(first, then, choice.at)
-        verdict = trial.compare(first, then)
+        verdict = compare(trial.folder, trial.steps, first, then, config.train.precision)
         if not any(verdict.resumed_at):
             raise RunError(f"{run}: ended before it was killed and nothing was resumed; take more --steps")
         (folder / "verdict.json").write_text(json.dumps(verdict.as_json(), indent=1) + "\n")

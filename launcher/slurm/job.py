@@ -29,6 +29,7 @@ from launcher.save_time import shutdown_timeout
 from launcher.slurm.commands import back_to_the_queue, hostnames, job_record, node_states, slurm
 from launcher.slurm.step import start_step
 from launcher.slurm.submission import FOLDER, Submission, read_submission
+from launcher.slurm.trial import holds, interrupt_in_time
 from launcher.slurm.verdict import Cause, Verdict, failures_in_vain, judge
 from training.errors import RunError
 from training.run_folder import note, read_lines
@@ -116,6 +117,8 @@ class Life:
         program = Program("launcher.cli", arguments)
         nodes = start_step(self._submission, program, self._nodes, logs, patience, profile_all)
         self._watch_the_time()
+        if self._submission.interrupts:
+            interrupt_in_time(self._submission, self._job)
         outcome = nodes.wait()
         events = read_lines(self._run_dir / "events.jsonl")
         return judge(outcome, self._cause(outcome, events), failures_in_vain(events), self._submission.failures)
@@ -166,6 +169,8 @@ class Life:
             self._requeue(left_out or [])
         if verdict.then != "again" and not self._submission.requeue:
             slurm("scancel", "--state=PENDING", f"--name={os.environ['SLURM_JOB_NAME']}", f"--user={os.getuid()}")
+        if verdict.then == "finished" and self._submission.interrupts:
+            return 0 if holds(self._config) else 1
         return 1 if verdict.is_failure else 0
 
     def _requeue(self, left_out: list[str]) -> None:

@@ -36,6 +36,8 @@ class Submission:
     """More arguments of srun, such as those of a container."""
     wrapper: tuple[str, ...] = ()
     """A command that the processes are started with, such as `apptainer exec image`."""
+    interrupts: tuple[int, ...] = ()
+    """Steps at which lives, one after the other, have Slurm interrupt them, to try that: `submit --verify-resume`."""
 
     def write(self) -> Path:
         """Writes it into the run folder and returns where."""

@@ -38,6 +38,7 @@ class Wish:
     preflight: bool
     prepare: bool
     exclude: str | None
+    interrupts: tuple[int, ...] = ()
 
 
 def read_nodes(text: str) -> tuple[int, int]:
@@ -86,8 +87,8 @@ class Jobs:
         texts = {"train.sbatch": self._train()}
         return {"prepare.sbatch": self._prepare(), **texts} if self._prepares else texts
 
-    def submit(self) -> list[tuple[str, str]]:
-        """Writes everything into the run folder and submits it: kind and id of each job.
+    def submit(self, after: str | None = None) -> list[tuple[str, str]]:
+        """Writes everything into the run folder and submits it, to begin `after` another job: kind and id of each job.
 
         Raises InputError where the run is in the queue already, and RunError where Slurm refuses a script; then none
         of the jobs is left in the queue.
@@ -107,7 +108,7 @@ class Jobs:
             for kind in (["prepare"] if self._prepares else []) + ["train"] * self._lives():
                 prepared = [f"afterok:{job}" for before, job in done if before == "prepare"]
                 alone = [] if self._site.requeue or kind == "prepare" else ["singleton"]
-                dependency = ",".join([*prepared, *alone]) or None
+                dependency = ",".join([*prepared, *alone, *([f"afterany:{after}"] if after else [])]) or None
                 done.append((kind, queue.submit(folder / f"{kind}.sbatch", dependency, self._site.variables)))
         except RunError:
             if done:
@@ -137,6 +138,7 @@ class Jobs:
             wrapper=tuple(
                 container.wrapper(self._mounts, self._snapshot.code, site.gpus_per_node) if container else ()
             ),
+            interrupts=wish.interrupts,
         )
 
     @property

@@ -1,5 +1,7 @@
 """The life of a submitted run on a real Slurm: whatever ends a job, the run goes on or ends as it should."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -51,3 +53,16 @@ def test_a_bad_node_is_left_out_after_the_preflight(run: Submitted) -> None:
     assert finished["then"] == "finished"
     assert [each["nodes"] for each in run.events("life")] == [["node1", "node2"], ["node1", "node3"]]
     assert "pre-flight" in run.events("life")[1]["reason"]
+
+
+def test_a_cluster_s_own_interruptions_are_tried(run: Submitted) -> None:
+    """`submit --verify-resume`: signalled once, requeued once, and bit for bit the undisturbed run."""
+    said = run.thalweg("submit", run.config, "--nodes", 2, "--no-preflight", "--verify-resume", 1500)
+    folder = run.folder / "runs" / "t-verify-resume"
+    assert str(Path("runs") / "t-verify-resume" / "verdict.json") in said
+    run.run_dir, run.job = folder / "killed", max(map(int, re.findall(r"job (\d+)", said)))
+    run.wait_for_end()
+    verdict = json.loads((folder / "verdict.json").read_text())
+    assert verdict["holds"] and verdict["tried"] and verdict["same_layout"] and len(verdict["resumed_at"]) == 2
+    assert [each["how"] for each in run.events("interrupt")] == ["signal", "requeue"]
+    assert [then for then, _ in run.reasons()] == ["again", "again", "finished"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from launcher.config import load_run
-from launcher.verify_resume import Choice, Layout, Trial
+from launcher.verify_resume import Choice, Layout, Trial, compare
 from processes import events, metrics, thalweg, write_run
 
 
@@ -51,7 +51,6 @@ def test_a_run_whose_whole_beginning_is_smaller_than_a_full_batch_can_be_tried(t
 
 def test_what_differs_is_found(tmp_path: Path) -> None:
     config = load_run(write_run(tmp_path))
-    trial = Trial(tmp_path / "run.yaml", [], config, 3, tmp_path)
     one, other = Layout(1, 1), Layout(2, 1)
     line = {"step": 1, "life": 1, "loss": 2.0, "data_hash": "a"}
     straight = [line, line | {"step": 2}, line | {"step": 3}]
@@ -61,7 +60,7 @@ def test_what_differs_is_found(tmp_path: Path) -> None:
             (tmp_path / name).mkdir(exist_ok=True)
             (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
             (tmp_path / name / "events.jsonl").write_text('{"event": "start", "step": 0}\n')
-        return trial.compare(one, then)
+        return compare(tmp_path, 3, one, then, config.train.precision)
 
     assert verdict(straight).holds
     assert verdict(straight[:2]).first_difference == 3
