@@ -84,7 +84,7 @@ class Life:
 
     def _fly_before(self) -> tuple[Verdict, list[str]] | None:
         """None where all nodes are well; else what follows, and the nodes to leave out."""
-        lost: dict[str, str] = {}
+        began, lost = time.monotonic(), dict[str, str]()
 
         def start(module: str, arguments: list[str]) -> None:
             step = start_step(self._submission, Program(module, arguments), self._nodes, None, PATIENCE, False)
@@ -98,6 +98,7 @@ class Life:
             left_out = hosts_to_leave_out(checked.as_json())
         except RunError as error:
             faults, left_out = [str(error)], list(lost)
+        note(self._run_dir, "preflight", job=self._job, faults=faults, seconds=time.monotonic() - began)
         if not faults:
             return None
         reason = f"pre-flight: {'; '.join(faults)}"

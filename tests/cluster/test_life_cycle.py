@@ -22,7 +22,7 @@ def test_submit_run_finish(run: Submitted) -> None:
     """With all checks; the same command again trains nothing and leaves nothing in the queue."""
     job = run.submit(preflight=True)
     run.wait_for_end()
-    assert [each["event"] for each in run.events()] == ["life", "start", "checkpoint", "end", "life_end"]
+    assert [each["event"] for each in run.events()] == ["life", "preflight", "start", "checkpoint", "end", "life_end"]
     [life] = run.events("life")
     assert life["job"] == str(job) and life["nodes"] == ["node1", "node2"] and life["reason"] == "submitted"
     assert run.reasons() == [("finished", "the run is done")]
