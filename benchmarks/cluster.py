@@ -3,8 +3,8 @@
     python benchmarks/cluster.py [--out benchmarks/results] [--rounds 5]
 
 As root, with the packages that tests/cluster names. Two of three nodes train a small network with one process each;
-then one of them loses its power. Slurm's own clocks are short here (it gives a node up after 10 s, a real site's after 300,
-and lets a requeued job start after 5 s, 120 elsewhere): those parts are told by themselves and are a site's, not ours.
+then one of them loses its power. Slurm's own clocks are short here (it gives a node up after 10 s, a real site's after
+300, and lets a requeued job start after 5 s, 120 elsewhere): those parts are a site's, not ours.
 """
 
 import argparse

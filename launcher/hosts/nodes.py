@@ -33,6 +33,7 @@ class Nodes:
         self._lost: dict[str, str] = {}
         self._ends_by: float | None = None
         self._signals: list[int] = []
+        self._over = threading.Event()
         self._writing = threading.Lock()
 
     def say(self, word: str) -> None:
@@ -65,6 +66,7 @@ class Nodes:
                 with suppress(queue.Empty):
                     self._hear(*self._heard.get(timeout=0.2), going)
                 self._look_at_the_time(time.monotonic() - began, limit, going)
+        self._over.set()
         return together([*self._outcomes.values(), Outcome(signals=self._signals, lost=self._lost)])
 
     def _hear(self, name: str, line: str | None, going: set[str]) -> None:
@@ -115,8 +117,7 @@ class Nodes:
         self._heard.put((name, None))
 
     def _show_signs_of_life(self) -> None:
-        while True:
-            time.sleep(SIGN_OF_LIFE)
+        while not self._over.wait(SIGN_OF_LIFE):
             self.say("")
 
     @contextmanager
@@ -135,6 +136,6 @@ class Nodes:
                 signal.signal(number, handler)
 
     def _ask_for_profiles(self) -> None:
-        while True:
-            signal.sigwait({PROFILE})
-            self.say(f"signal {PROFILE}")
+        while not self._over.is_set():
+            if signal.sigtimedwait({PROFILE}, 1) is not None:
+                self.say(f"signal {PROFILE}")

@@ -20,22 +20,25 @@ from typing import Any
 from data_pipeline.errors import InputError
 from launcher.config import RunConfig, load_run
 from launcher.hosts.agent import Program
-from launcher.hosts.outcome import Outcome
+from launcher.hosts.outcome import Failure, Outcome
 from launcher.logs import log_to_stderr
 from launcher.preflight.check import check, needs_of
 from launcher.preflight.judge import hosts_to_leave_out
 from launcher.preflight.starting import ALL_IN_ALL, PATIENCE, refuse_failure
+from launcher.profile_signal import hold_back
 from launcher.save_time import shutdown_timeout
-from launcher.slurm.commands import back_to_the_queue, hostnames, job_record, node_states, slurm
+from launcher.slurm.commands import back_to_the_queue, exclude, hostnames, job_record, node_states, slurm
 from launcher.slurm.step import start_step
 from launcher.slurm.submission import FOLDER, Submission, read_submission
 from launcher.slurm.trial import holds, interrupt_in_time
 from launcher.slurm.verdict import Cause, Verdict, failures_in_vain, judge
-from training.errors import RunError
+from training.errors import ASKED_TO_END, RunError
 from training.run_folder import note, read_lines
 
 log = logging.getLogger("thalweg.job")
 
+SAVED = Outcome([Failure(0, ASKED_TO_END, 0.0)])
+"""Of a life that was asked to end before it had anything to save."""
 LOOKS = 10.0
 """Seconds between two looks at how long the job may still run."""
 
@@ -89,6 +92,7 @@ class Life:
         def start(module: str, arguments: list[str]) -> None:
             step = start_step(self._submission, Program(module, arguments), self._nodes, None, PATIENCE, False)
             outcome = step.wait(ALL_IN_ALL)
+            self._received += outcome.signals
             lost.update(outcome.lost)
             refuse_failure(outcome)
 
@@ -98,6 +102,8 @@ class Life:
             left_out = hosts_to_leave_out(checked.as_json())
         except RunError as error:
             faults, left_out = [str(error)], list(lost)
+        if (cause := self._cause()) is not None:
+            return judge(SAVED, cause, 0, self._submission.failures), []
         note(self._run_dir, "preflight", job=self._job, faults=faults, seconds=time.monotonic() - began)
         if not faults:
             return None
@@ -111,6 +117,8 @@ class Life:
         return Verdict("ended" if in_vain >= self._submission.failures else "again", reason, is_failure=True)
 
     def _train(self) -> Verdict:
+        if (cause := self._cause()) is not None:  # it came before there was anybody to hand it on to
+            return judge(SAVED, cause, 0, self._submission.failures)
         arguments = ["train", self._submission.config]
         patience = shutdown_timeout(self._run_dir)
         logs = self._run_dir / "logs" / time.strftime("%Y%m%d-%H%M%S")
@@ -121,8 +129,9 @@ class Life:
         if self._submission.interrupts:
             interrupt_in_time(self._submission, self._job)
         outcome = nodes.wait()
-        events = read_lines(self._run_dir / "events.jsonl")
-        return judge(outcome, self._cause(outcome, events), failures_in_vain(events), self._submission.failures)
+        self._received += outcome.signals
+        in_vain = failures_in_vain(read_lines(self._run_dir / "events.jsonl"))
+        return judge(outcome, self._cause(), in_vain, self._submission.failures)
 
     def _watch_the_time(self) -> None:
         """Asks for the end by itself where saving takes longer than Slurm was told at submission."""
@@ -144,17 +153,16 @@ class Life:
         except (RunError, ValueError):
             return float("inf")
 
-    def _cause(self, outcome: Outcome, events: list[dict[str, Any]]) -> Cause | None:
-        """Who asked for the end, if anybody did."""
-        received = [*self._received, *outcome.signals]
-        if _was_stopped(events):
+    def _cause(self) -> Cause | None:
+        """Who asked for the end of this life, if anybody did."""
+        if _was_stopped(read_lines(self._run_dir / "events.jsonl")):
             return "stopped"
-        if not received:
+        if not self._received:
             return None
         record = job_record(self._job)
         if record.get("PreemptTime", "None") not in ("None", "Unknown"):
             return "preempted"
-        if received[0] == signal.SIGTERM:
+        if self._received[0] == signal.SIGTERM:
             if int(record.get("Restarts", "0")) > self._restarts:
                 return "requeued"
             return "time limit" if record.get("Reason") == "TimeLimit" else "cancelled"
@@ -168,11 +176,20 @@ class Life:
         log.info("%s: %s", verdict.then, verdict.reason)
         if verdict.then == "again" and self._submission.requeue:
             self._requeue(left_out or [])
-        if verdict.then != "again" and not self._submission.requeue:
-            slurm("scancel", "--state=PENDING", f"--name={os.environ['SLURM_JOB_NAME']}", f"--user={os.getuid()}")
+        if not self._submission.requeue:
+            self._settle_chain(verdict, left_out or [])
         if verdict.then == "finished" and self._submission.interrupts:
             return 0 if holds(self._config) else 1
         return 1 if verdict.is_failure else 0
+
+    def _settle_chain(self, verdict: Verdict, left_out: list[str]) -> None:
+        """The jobs behind this one have nothing to do, or go on without some nodes."""
+        name = os.environ["SLURM_JOB_NAME"]
+        if verdict.then != "again":
+            slurm("scancel", "--state=PENDING", f"--name={name}")
+        elif left_out:
+            for job in slurm("squeue", "--noheader", "--states=PENDING", f"--name={name}", "--format=%A").split():
+                exclude(job, left_out)
 
     def _requeue(self, left_out: list[str]) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -196,6 +213,7 @@ def _was_stopped(events: list[dict[str, Any]]) -> bool:
 
 def main() -> None:
     """Exit code 1 where the run failed for good, 0 otherwise."""
+    hold_back()
     log_to_stderr()
     try:
         submission = read_submission(Path(sys.argv[1]))
