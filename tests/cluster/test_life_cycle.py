@@ -57,7 +57,7 @@ def test_a_bad_node_is_left_out_after_the_preflight(run: Submitted) -> None:
 
 def test_a_cluster_s_own_interruptions_are_tried(run: Submitted) -> None:
     """`submit --verify-resume`: signalled once, requeued once, and bit for bit the undisturbed run."""
-    said = run.thalweg("submit", run.config, "--nodes", 2, "--no-preflight", "--verify-resume", 1500)
+    said = run.thalweg("submit", run.config, "--nodes", 2, "--no-preflight", "--verify-resume", 400)
     folder = run.folder / "runs" / "t-verify-resume"
     assert str(Path("runs") / "t-verify-resume" / "verdict.json") in said
     run.run_dir, run.job = folder / "killed", max(map(int, re.findall(r"job (\d+)", said)))

@@ -1,0 +1,51 @@
+"""`thalweg launch` on this machine: what ranks print, and starting again after a failure."""
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from processes import events, metrics, started, thalweg, wait_for, write_run
+
+ALWAYS_FAILS = ["train.lr=1e30", "train.grad_clip=0"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return write_run(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_is_started_again_with_all_others(run: Path) -> None:
+    run_dir = run.parent / "runs" / "t"
+    tokens = ["train.tokens=24000", "checkpoint.every_tokens=800"]
+    with started("launch", run, "--processes", 2, "--restarts", 1, *tokens, cwd=run.parent) as process:
+        wait_for(lambda: (run_dir / "checkpoints" / "latest").exists(), process)
+        [last] = [each for each in psutil.Process(process.pid).children() if each.environ().get("RANK") == "1"]
+        last.kill()
+        _, said = process.communicate()
+        assert process.returncode == 0, said
+    assert "rank 1 ended with SIGKILL" in said and "starts again (0 in a row without a checkpoint)" in said
+    told = events(run_dir)
+    assert [each["event"] for each in told if each["event"] in ("start", "resume", "end")] == ["start", "resume", "end"]
+    assert sorted({line["step"] for line in metrics(run_dir)}) == list(range(1, 301))
+    assert sorted(path.name for path in (run_dir / "logs").glob("*/*")).count("rank-00000.log") == 2
+
+
+@pytest.mark.slow
+def test_what_always_fails_is_given_up(run: Path) -> None:
+    """The last lines of the rank at fault stand behind those of all, and in its file."""
+    _, said = thalweg("launch", run, "--processes", 2, "--restarts", 1, *ALWAYS_FAILS, cwd=run.parent, code=1)
+    assert said.count("starts again (1 in a row without a checkpoint)") == 1
+    run_dir = run.parent / "runs" / "t"
+    assert [each["event"] for each in events(run_dir)].count("start") == 2
+    _, _, shown = said.rpartition("the last lines of rank ")
+    assert "is not finite" in shown and "Traceback" not in said
+    assert said.splitlines()[-1].startswith("rank ") and "/logs/" in said.splitlines()[-1]
+    for start in (run_dir / "logs").iterdir():
+        assert "is not finite" in "".join(path.read_text() for path in start.iterdir())
+
+
+def test_variables_are_for_other_machines(run: Path) -> None:
+    _, said = thalweg("launch", run, "--env", "X=1", cwd=run.parent, code=2)
+    assert said.startswith("--env: goes with --hostfile")
