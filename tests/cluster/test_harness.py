@@ -8,6 +8,8 @@ import pytest
 from hosts import Hosts
 from slurm import Slurm
 
+pytestmark = pytest.mark.slow
+
 SERVER = """
 import socket
 waiting = socket.create_server(("", 5000))
@@ -105,7 +107,6 @@ def test_a_signal_for_the_script_arrives_while_controller_and_daemon_restart(slu
     assert out.read_text().count("life") == 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("partition", "end"), [("low", "COMPLETED"), ("cancelled", "PREEMPTED")])
 def test_preemption_signals_the_script_and_then_takes_the_node(
     slurm: Slurm, tmp_path: Path, partition: str, end: str
@@ -126,7 +127,6 @@ def test_preemption_signals_the_script_and_then_takes_the_node(
     assert ("life 1" in said) == (partition == "low")
 
 
-@pytest.mark.slow
 def test_a_job_that_lost_a_node_starts_again(slurm: Slurm, tmp_path: Path) -> None:
     out = tmp_path / "out"
     job = slurm.submit("-N2", "-w", "node1", "-o", out, "--open-mode=append", script=LISTENING_JOB)
