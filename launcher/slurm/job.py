@@ -26,10 +26,10 @@ from launcher.preflight.check import check, needs_of
 from launcher.preflight.judge import hosts_to_leave_out
 from launcher.preflight.starting import ALL_IN_ALL, PATIENCE, refuse_failure
 from launcher.save_time import shutdown_timeout
-from launcher.slurm.commands import back_to_the_queue, hostnames, job_record, node_states, slurm
+from launcher.slurm.commands import back_to_the_queue, hostnames, job_record, lost_nodes, slurm
 from launcher.slurm.step import start_step
 from launcher.slurm.submission import FOLDER, Submission, read_submission
-from launcher.slurm.verdict import Cause, Verdict, failures_in_vain, judge
+from launcher.slurm.verdict import Cause, Verdict, failures_in_vain, judge, stall_of
 from training.errors import RunError
 from training.run_folder import note, read_lines
 
@@ -73,8 +73,7 @@ class Life:
             return "submitted"
         if lives[-1]["event"] == "life_end":
             return f"after: {lives[-1]['reason']}"
-        states = node_states([node for node in lives[-1]["nodes"] if node not in self._nodes])
-        gone = [f"{node} is {state}" for node, state in states.items() if "DOWN" in state or "NOT_RESPONDING" in state]
+        gone = lost_nodes([node for node in lives[-1]["nodes"] if node not in self._nodes])
         return f"the life before ended without a word{': ' if gone else ''}{', '.join(gone)}"
 
     def _is_finished(self, events: list[dict[str, Any]]) -> bool:
@@ -118,7 +117,9 @@ class Life:
         self._watch_the_time()
         outcome = nodes.wait()
         events = read_lines(self._run_dir / "events.jsonl")
-        return judge(outcome, self._cause(outcome, events), failures_in_vain(events), self._submission.failures)
+        cause, in_vain = self._cause(outcome, events), failures_in_vain(events)
+        gone = lost_nodes(self._nodes) if cause == "requeued" else []
+        return judge(outcome, cause, in_vain, self._submission.failures, gone, stall_of(events))
 
     def _watch_the_time(self) -> None:
         """Asks for the end by itself where saving takes longer than Slurm was told at submission."""
@@ -157,14 +158,21 @@ class Life:
 
     def _end(self, verdict: Verdict, left_out: list[str] | None = None) -> int:
         """Writes down what became of this life, and does what follows."""
-        told = {"job": self._job, "reason": verdict.reason, "then": verdict.then, "is_failure": verdict.is_failure}
-        note(self._run_dir, "life_end", **told, **({"left_out": left_out} if left_out else {}))
-        log.info("%s: %s", verdict.then, verdict.reason)
+        self._note_end(verdict, **({"left_out": left_out} if left_out else {}))
         if verdict.then == "again" and self._submission.requeue:
             self._requeue(left_out or [])
         if verdict.then != "again" and not self._submission.requeue:
             slurm("scancel", "--state=PENDING", f"--name={os.environ['SLURM_JOB_NAME']}", f"--user={os.getuid()}")
         return 1 if verdict.is_failure else 0
+
+    def _note_end(self, verdict: Verdict, **details: Any) -> None:
+        """Raises RunError where the next life has begun: Slurm took this one for lost while its node was cut off."""
+        begun = [each for each in read_lines(self._run_dir / "events.jsonl") if each["event"] == "life"][-1]
+        if (begun["job"], begun["restarts"]) != (self._job, self._restarts):
+            raise RunError(f"{self._run_dir}: a later life has begun, on {', '.join(begun['nodes'])}; this one is over")
+        told = {"job": self._job, "reason": verdict.reason, "then": verdict.then, "is_failure": verdict.is_failure}
+        note(self._run_dir, "life_end", **told, **details)
+        log.info("%s: %s", verdict.then, verdict.reason)
 
     def _requeue(self, left_out: list[str]) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -175,7 +183,7 @@ class Life:
             reason = (
                 f"the job cannot go back to the queue ({error}); submit the run again, with requeue: false in site.yaml"
             )
-            note(self._run_dir, "life_end", job=self._job, reason=reason, then="ended", is_failure=True)
+            self._note_end(Verdict("ended", reason, is_failure=True))
             raise RunError(f"{self._run_dir}: {reason}") from None
         time.sleep(3600)  # Slurm ends this process
 
