@@ -41,8 +41,8 @@ GRACE = 5.0
 POLL = 0.05
 LINES = ("metrics.jsonl", "events.jsonl", "samples.jsonl")
 TURN = "THALWEG_TURN"
-"""Variable of a batch system that starts one life after the other: a name, and numbers of which each turn has higher
-ones. Whatever is left of an earlier turn is over for it: a machine that is cut off may write on for long."""
+"""Variable of a batch system that starts one life after the other: two numbers, higher from turn to turn, and a name.
+Whatever is left of an earlier turn is over for it: a machine that is cut off may write on for long."""
 REPLACED = ".replaced"
 """Ends the name of a checkpoint in a staging folder whose step is being written again."""
 TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
@@ -308,8 +308,11 @@ def _runs_here(told: dict[str, Any]) -> bool:
 
 
 def _is_an_earlier_turn(told: dict[str, Any]) -> bool:
-    (theirs, *before), (ours, *now) = ((turn or "-").split() for turn in (told.get("turn"), os.environ.get(TURN)))
-    return theirs == ours and [*map(int, before)] < [*map(int, now)]
+    theirs, ours = told.get("turn"), os.environ.get(TURN)
+    if not theirs or not ours:
+        return False
+    (*before, name), (*now, our_name) = theirs.split(maxsplit=2), ours.split(maxsplit=2)
+    return name == our_name and [*map(int, before)] < [*map(int, now)]
 
 
 def _machine() -> str:

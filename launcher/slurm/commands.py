@@ -49,11 +49,10 @@ def hostnames(nodes: str) -> list[str]:
 
 
 def lost_nodes(nodes: list[str]) -> list[str]:
-    """Those that do not answer or are down, each with its state: node2 is DOWN*."""
+    """Those that do not answer or are down, each with its state: node2 is DOWN+NOT_RESPONDING."""
     told = slurm("scontrol", "show", "node", "--oneliner", ",".join(nodes)) if nodes else ""
     states = {each["NodeName"]: each["State"] for each in map(fields, told.splitlines()) if "NodeName" in each}
-    # An asterisk: it does not answer.
-    return [f"{node} is {state}" for node, state in states.items() if "DOWN" in state or "*" in state]
+    return [f"{node} is {state}" for node, state in states.items() if "DOWN" in state or "NOT_RESPONDING" in state]
 
 
 def back_to_the_queue(job: str, leave_out: list[str]) -> None:

@@ -31,7 +31,7 @@ def start_step(
         shutdown_timeout=patience,
         profile_all=profile_all,
         # The jobs of a run have one name, and those that follow each other higher numbers.
-        environment={TURN: f"{os.environ['SLURM_JOB_NAME']} {job} {life}"},
+        environment={TURN: f"{job} {life} {os.environ['SLURM_JOB_NAME']}"},
     )
     step = subprocess.Popen(
         [
