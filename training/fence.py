@@ -40,6 +40,9 @@ GRACE = 5.0
 """Seconds for an orphan of a killed launcher to notice and end."""
 POLL = 0.05
 LINES = ("metrics.jsonl", "events.jsonl", "samples.jsonl")
+TURN = "THALWEG_TURN"
+"""Variable of a batch system that starts one life after the other: two numbers, higher from turn to turn, and a name.
+Whatever is left of an earlier turn is over for it: a machine that is cut off may write on for long."""
 REPLACED = ".replaced"
 """Ends the name of a checkpoint in a staging folder whose step is being written again."""
 TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
@@ -119,7 +122,8 @@ class Fence:
     def __init__(self, run_dir: Path, takeover_after: float = TAKEOVER_AFTER) -> None:
         """Waits until the life before is known to have ended, or has shown no sign of life for too long.
 
-        Raises InputError where it shows one, or is a process that runs on this machine.
+        Does not wait for one whose turn is over. Raises InputError where it shows a sign, or is a process that runs on
+        this machine.
         """
         self._run_dir, self._checkpoints, self._takeover_after = run_dir, run_dir / "checkpoints", takeover_after
         token = uuid.uuid4().hex
@@ -148,6 +152,9 @@ class Fence:
         began, first = time.monotonic(), None
         while (seen := _look(life)) is not None and not _has_died(seen[0]):
             told, beat = seen
+            if _is_an_earlier_turn(told):
+                log.warning("%s: taken over from %s, whose turn is over", self._run_dir, _name(told))
+                return False
             if first is None:
                 first, patience = beat, float(told.get("takeover_after", self._takeover_after))
                 log.info("%s: waits whether %s still shows a sign of life", self._run_dir, _name(told))
@@ -234,8 +241,8 @@ class Fence:
         seen = _look(lives[-1]) if lives else None
         by = f"by {_name(seen[0])}" if seen else "by another life"
         return Superseded(
-            f"{self._run_dir}: was taken over {by} while this process showed no sign of life; it ends and has written "
-            "nothing since"
+            f"{self._run_dir}: was taken over {by}, since this process showed no sign of life or its turn was over; it "
+            "ends and has written nothing since"
         )
 
     def _beat(self) -> None:
@@ -257,7 +264,7 @@ class Fence:
 def _description(takeover_after: float) -> dict[str, Any]:
     pid = os.getpid()
     here = {"host": platform.node(), "machine": _machine(), "pid": pid, "started": _started(pid)}
-    return {**here, "time": time.time(), "takeover_after": takeover_after}
+    return {**here, "time": time.time(), "takeover_after": takeover_after, "turn": os.environ.get(TURN)}
 
 
 def _name(told: dict[str, Any]) -> str:
@@ -298,6 +305,14 @@ def _runs_here(told: dict[str, Any]) -> bool:
     with suppress(psutil.NoSuchProcess):
         return psutil.Process(told["pid"]).status() not in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
     return False
+
+
+def _is_an_earlier_turn(told: dict[str, Any]) -> bool:
+    theirs, ours = told.get("turn"), os.environ.get(TURN)
+    if not theirs or not ours:
+        return False
+    (*before, name), (*now, our_name) = theirs.split(maxsplit=2), ours.split(maxsplit=2)
+    return name == our_name and [*map(int, before)] < [*map(int, now)]
 
 
 def _machine() -> str:

@@ -48,10 +48,11 @@ def hostnames(nodes: str) -> list[str]:
     return slurm("scontrol", "show", "hostnames", nodes).split() if nodes else []
 
 
-def node_states(nodes: list[str]) -> dict[str, str]:
-    """Of each node its state, such as IDLE, DOWN* or ALLOCATED+DRAIN."""
+def lost_nodes(nodes: list[str]) -> list[str]:
+    """Those that do not answer or are down, each with its state: node2 is DOWN+NOT_RESPONDING."""
     told = slurm("scontrol", "show", "node", "--oneliner", ",".join(nodes)) if nodes else ""
-    return {each["NodeName"]: each["State"] for each in map(fields, told.splitlines()) if "NodeName" in each}
+    states = {each["NodeName"]: each["State"] for each in map(fields, told.splitlines()) if "NodeName" in each}
+    return [f"{node} is {state}" for node, state in states.items() if "DOWN" in state or "NOT_RESPONDING" in state]
 
 
 def back_to_the_queue(job: str, leave_out: list[str]) -> None:

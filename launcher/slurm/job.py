@@ -27,11 +27,11 @@ from launcher.preflight.judge import hosts_to_leave_out
 from launcher.preflight.starting import ALL_IN_ALL, PATIENCE, refuse_failure
 from launcher.profile_signal import hold_back
 from launcher.save_time import shutdown_timeout
-from launcher.slurm.commands import back_to_the_queue, exclude, hostnames, job_record, node_states, slurm
+from launcher.slurm.commands import back_to_the_queue, exclude, hostnames, job_record, lost_nodes, slurm
 from launcher.slurm.step import start_step
 from launcher.slurm.submission import FOLDER, Submission, read_submission
 from launcher.slurm.trial import holds, interrupt_in_time
-from launcher.slurm.verdict import Cause, Verdict, failures_in_vain, judge
+from launcher.slurm.verdict import Cause, Verdict, failures_in_vain, judge, stall_of
 from training.errors import ASKED_TO_END, RunError
 from training.run_folder import note, read_lines
 
@@ -77,8 +77,7 @@ class Life:
             return "submitted"
         if lives[-1]["event"] == "life_end":
             return f"after: {lives[-1]['reason']}"
-        states = node_states([node for node in lives[-1]["nodes"] if node not in self._nodes])
-        gone = [f"{node} is {state}" for node, state in states.items() if "DOWN" in state or "NOT_RESPONDING" in state]
+        gone = lost_nodes([node for node in lives[-1]["nodes"] if node not in self._nodes])
         return f"the life before ended without a word{': ' if gone else ''}{', '.join(gone)}"
 
     def _is_finished(self, events: list[dict[str, Any]]) -> bool:
@@ -130,8 +129,9 @@ class Life:
             interrupt_in_time(self._submission, self._job)
         outcome = nodes.wait()
         self._received += outcome.signals
-        in_vain = failures_in_vain(read_lines(self._run_dir / "events.jsonl"))
-        return judge(outcome, self._cause(), in_vain, self._submission.failures)
+        events, cause = read_lines(self._run_dir / "events.jsonl"), self._cause()
+        gone = lost_nodes(self._nodes) if cause == "requeued" else []
+        return judge(outcome, cause, failures_in_vain(events), self._submission.failures, gone, stall_of(events))
 
     def _watch_the_time(self) -> None:
         """Asks for the end by itself where saving takes longer than Slurm was told at submission."""
@@ -171,9 +171,7 @@ class Life:
 
     def _end(self, verdict: Verdict, left_out: list[str] | None = None) -> int:
         """Writes down what became of this life, and does what follows."""
-        told = {"job": self._job, "reason": verdict.reason, "then": verdict.then, "is_failure": verdict.is_failure}
-        note(self._run_dir, "life_end", **told, **({"left_out": left_out} if left_out else {}))
-        log.info("%s: %s", verdict.then, verdict.reason)
+        self._note_end(verdict, **({"left_out": left_out} if left_out else {}))
         if verdict.then == "again" and self._submission.requeue:
             self._requeue(left_out or [])
         if not self._submission.requeue:
@@ -191,6 +189,15 @@ class Life:
             for job in slurm("squeue", "--noheader", "--states=PENDING", f"--name={name}", "--format=%A").split():
                 exclude(job, left_out)
 
+    def _note_end(self, verdict: Verdict, **details: Any) -> None:
+        """Raises RunError where the next life has begun: Slurm took this one for lost while its node was cut off."""
+        begun = [each for each in read_lines(self._run_dir / "events.jsonl") if each["event"] == "life"][-1]
+        if (begun["job"], begun["restarts"]) != (self._job, self._restarts):
+            raise RunError(f"{self._run_dir}: a later life has begun, on {', '.join(begun['nodes'])}; this one is over")
+        told = {"job": self._job, "reason": verdict.reason, "then": verdict.then, "is_failure": verdict.is_failure}
+        note(self._run_dir, "life_end", **told, **details)
+        log.info("%s: %s", verdict.then, verdict.reason)
+
     def _requeue(self, left_out: list[str]) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         try:
@@ -200,7 +207,7 @@ class Life:
             reason = (
                 f"the job cannot go back to the queue ({error}); submit the run again, with requeue: false in site.yaml"
             )
-            note(self._run_dir, "life_end", job=self._job, reason=reason, then="ended", is_failure=True)
+            self._note_end(Verdict("ended", reason, is_failure=True))
             raise RunError(f"{self._run_dir}: {reason}") from None
         time.sleep(3600)  # Slurm ends this process
 

@@ -9,6 +9,7 @@ from launcher.hosts.agent import Program
 from launcher.hosts.node import Assignment
 from launcher.hosts.nodes import Nodes
 from launcher.slurm.submission import Submission
+from training.fence import TURN
 
 PORTS = range(20000, 30000)
 """Below those that Linux gives out by itself."""
@@ -29,6 +30,8 @@ def start_step(
         logs=str(logs) if logs else None,
         shutdown_timeout=patience,
         profile_all=profile_all,
+        # The jobs of a run have one name, and those that follow each other higher numbers.
+        environment={TURN: f"{job} {life} {os.environ['SLURM_JOB_NAME']}"},
     )
     step = subprocess.Popen(
         [

@@ -1,5 +1,6 @@
 """What follows from how a life of a submitted run ended."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,12 +21,23 @@ class Verdict:
     is_failure: bool = False
 
 
-def judge(outcome: Outcome, cause: Cause | None, in_vain: int, limit: int) -> Verdict:
-    """`in_vain` lives in a row have failed without a new checkpoint, this one included where it failed."""
+def judge(
+    outcome: Outcome,
+    cause: Cause | None,
+    in_vain: int,
+    limit: int,
+    gone: Sequence[str] = (),
+    stall: str | None = None,
+) -> Verdict:
+    """`in_vain` lives in a row have failed without a new checkpoint, this one included where it failed.
+
+    `gone` are nodes that Slurm has lost, each with its state; `stall` is what the watchdog ended the run for.
+    """
     if cause == "cancelled":
         return Verdict("ended", "cancelled by its user")
     if cause == "requeued":
-        return Verdict("again", "requeued by `scontrol requeue`, or for a node that was lost")
+        how = f"for a lost node: {', '.join(gone)}" if gone else "by `scontrol requeue`, or for a node that was lost"
+        return Verdict("again", f"requeued {how}", is_failure=bool(gone))
     if outcome.code == 0:
         return Verdict("finished", "the run is done")
     if outcome.code == ASKED_TO_END:
@@ -35,10 +47,21 @@ def judge(outcome: Outcome, cause: Cause | None, in_vain: int, limit: int) -> Ve
             else Verdict("again", f"saved and left: {cause or 'signal'}")
         )
     if outcome.code == BAD_INPUT:
-        return Verdict("ended", "wrong configuration or bad input, which another life would find as well", True)
+        said = "".join(outcome.first.lines[-1:]) if outcome.first else ""
+        return Verdict("ended", f"bad input, which another life would find as well: {said or account(outcome)}", True)
+    reason = f"{stall}; " * bool(stall) + account(outcome)
     if in_vain >= limit:
-        return Verdict("ended", f"{account(outcome)}; the {in_vain}th failure in a row without a checkpoint", True)
-    return Verdict("again", account(outcome), True)
+        return Verdict("ended", f"{reason}; lives in a row that failed without a checkpoint: {in_vain}", True)
+    return Verdict("again", reason, True)
+
+
+def stall_of(events: list[dict[str, Any]]) -> str | None:
+    """What the watchdog ended the last life for, if it did."""
+    told = [each for each in events if each["event"] in ("life", "stall")]
+    if not told or told[-1].get("then") != "end":
+        return None
+    behind = [f"rank {each['rank']} on {each['host']}: {each['why']}" for each in told[-1]["behind"]]
+    return f"the run stood still: {'; '.join(behind) or 'no rank is behind'}"
 
 
 def failures_in_vain(events: list[dict[str, Any]]) -> int:

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from hosts import Hosts, why_not
+from processes import metrics, thalweg, write_run
 from slurm import Slurm
+from submitted import PACED
 
 
 def _require(reason: str | None) -> None:
@@ -37,6 +39,14 @@ def started_slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
         yield slurm
     finally:
         slurm.stop()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str]]:
+    """Step and running data hash of each step of a run with the options PACED that nothing happens to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    thalweg("launch", write_run(folder), "--processes", 1, "run_dir=here", *PACED, cwd=folder)
+    return [(line["step"], line["data_hash"]) for line in metrics(folder / "here")]
 
 
 @pytest.fixture

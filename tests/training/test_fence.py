@@ -259,3 +259,22 @@ def test_a_life_on_another_machine_is_judged_by_its_signs_alone(tmp_path: Path, 
         first.check()
     second.check()
     second.close()
+
+
+def test_a_life_whose_turn_is_over_is_not_waited_for(tmp_path: Path, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(fence, "GRACE", 0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(fence, "_machine", lambda: "cut off")
+        patched.setenv(fence.TURN, "9 0 t")
+        first = Fence(tmp_path, takeover_after=3.0)
+    for turn in ("9 0 t", "8 1 t", "10 0 other", ""):
+        monkeypatch.setenv(fence.TURN, turn)
+        with pytest.raises(InputError, match="another run"):
+            Fence(tmp_path)
+    first._closed.set()  # it would end this process
+    first._beating.join()
+    monkeypatch.setenv(fence.TURN, "10 0 t")
+    Fence(tmp_path).close()
+    assert "whose turn is over" in caplog.text
+    with pytest.raises(Superseded, match="was taken over by another life"):
+        first.check()

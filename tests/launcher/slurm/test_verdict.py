@@ -1,7 +1,7 @@
 import pytest
 
 from launcher.hosts.outcome import Failure, Outcome
-from launcher.slurm.verdict import Cause, failures_in_vain, judge
+from launcher.slurm.verdict import Cause, failures_in_vain, judge, stall_of
 
 
 def ended(*codes: int) -> Outcome:
@@ -30,6 +30,18 @@ def test_what_follows(codes: tuple[int, ...], cause: Cause | None, in_vain: int,
 def test_lost_nodes_stand_in_the_reason() -> None:
     verdict = judge(Outcome(lost={"node2": "srun ended with exit code 1"}), None, 1, 3)
     assert verdict.then == "again" and verdict.is_failure and "node2: srun ended" in verdict.reason
+
+
+def test_what_else_is_known_stands_in_the_reason() -> None:
+    lost = judge(ended(137), "requeued", 1, 3, ["node2 is DOWN"])
+    assert lost.then == "again" and lost.is_failure and "node2 is DOWN" in lost.reason
+    stall = {"event": "stall", "then": "end", "behind": [{"rank": 3, "host": "node2", "why": "stopped"}]}
+    told = stall_of([{"event": "life"}, stall])
+    assert judge(ended(1), None, 1, 3, stall=told).reason.startswith("the run stood still: rank 3 on node2: stopped;")
+    assert stall_of([{"event": "life"}, stall, {"event": "life"}]) is None
+    assert stall_of([{"event": "life"}, stall | {"then": "report"}]) is None
+    refused = Outcome([Failure(0, 2, 0.0, ["prepared: is missing"])])
+    assert judge(refused, None, 1, 3).reason.endswith(": prepared: is missing")
 
 
 def life(*told: str | bool | None) -> list[dict[str, object]]:
