@@ -2,11 +2,14 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from hosts import Hosts, why_not
+from processes import metrics, thalweg, write_run
 from slurm import Slurm
+from submitted import FINITE, Submitted
 
 
 def _require(reason: str | None) -> None:
@@ -51,3 +54,17 @@ def slurm(started_slurm: Slurm) -> Iterator[Slurm]:
     """An empty Slurm: node1 to node3, all idle, and ctl."""
     yield started_slurm
     started_slurm.reset()
+
+
+@pytest.fixture
+def run(slurm: Slurm, tmp_path: Path) -> Submitted:
+    """A run to submit."""
+    return Submitted(slurm, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str]]:
+    """Step and running hash of the data of each step of FINITE where nothing happens to it."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    thalweg("launch", write_run(folder), *FINITE, "run_dir=here", cwd=folder)
+    return [(line["step"], line["data_hash"]) for line in metrics(folder / "here")]

@@ -12,6 +12,9 @@ from slurm import Slurm
 
 LONG = ["train.tokens=100M", "train.decay_tokens=100M", "checkpoint.every_tokens=800", "metrics.every_steps=1"]
 
+FINITE = ["train.tokens=3200"]
+"""Forty steps."""
+
 
 class Submitted:
     """A run folder and the job that trains it."""

@@ -1,19 +1,11 @@
 """The life of a submitted run on a real Slurm: whatever ends a job, the run goes on or ends as it should."""
 
-from pathlib import Path
-
 import pytest
 
 from processes import metrics, thalweg
-from slurm import Slurm
 from submitted import Submitted
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def run(slurm: Slurm, tmp_path: Path) -> Submitted:
-    return Submitted(slurm, tmp_path)
 
 
 def test_submit_run_finish(run: Submitted) -> None:
