@@ -9,7 +9,7 @@ import pytest
 from hosts import Hosts, why_not
 from processes import metrics, thalweg, write_run
 from slurm import Slurm
-from submitted import FINITE, Submitted
+from submitted import PACED, Submitted
 
 
 def _require(reason: str | None) -> None:
@@ -42,6 +42,14 @@ def started_slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
         slurm.stop()
 
 
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str]]:
+    """Step and running data hash of each step of a run with the options PACED that nothing happens to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    thalweg("launch", write_run(folder), "--processes", 1, "run_dir=here", *PACED, cwd=folder)
+    return [(line["step"], line["data_hash"]) for line in metrics(folder / "here")]
+
+
 @pytest.fixture
 def hosts(started_hosts: Hosts) -> Iterator[Hosts]:
     """host1, host2 and ctl, which reach each other by name and over ssh; `hosts.run("ctl", ["ssh", "host1", ...])`."""
@@ -60,11 +68,3 @@ def slurm(started_slurm: Slurm) -> Iterator[Slurm]:
 def run(slurm: Slurm, tmp_path: Path) -> Submitted:
     """A run to submit."""
     return Submitted(slurm, tmp_path)
-
-
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str]]:
-    """Step and running hash of the data of each step of FINITE where nothing happens to it."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    thalweg("launch", write_run(folder), *FINITE, "run_dir=here", cwd=folder)
-    return [(line["step"], line["data_hash"]) for line in metrics(folder / "here")]

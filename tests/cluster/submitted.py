@@ -3,8 +3,10 @@
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import yaml
 
 from processes import command, environment, events, metrics, write_run
@@ -12,8 +14,23 @@ from slurm import Slurm
 
 LONG = ["train.tokens=100M", "train.decay_tokens=100M", "checkpoint.every_tokens=800", "metrics.every_steps=1"]
 
-FINITE = ["train.tokens=3200"]
-"""Forty steps."""
+PACED = ["train.tokens=3200", "train.decay_tokens=3200", "checkpoint.every_tokens=800", "metrics.every_steps=1"]
+"""Forty steps with a checkpoint every ten, for runs that are `paced`."""
+PACE = """
+import time
+from training import loop
+
+step = loop._step
+
+def paced(*arguments):
+    time.sleep(0.2)
+    return step(*arguments)
+
+loop._step = paced
+"""
+
+UNSAVED = "checkpoint.every_tokens=null"
+"""For one that saves at its end alone."""
 
 
 class Submitted:
@@ -29,6 +46,28 @@ class Submitted:
         """Changes sections of RUN.yaml."""
         told = yaml.safe_load(self.config.read_text())
         self.config.write_text(yaml.safe_dump(told | sections))
+
+    def patch(self, code: str) -> None:
+        """Has each rank run `code` before all else."""
+        folder = self.folder / "patched"
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(f'import os\nif "RANK" in os.environ:\n    exec({code!r})\n')
+        lines = [f"export PYTHONPATH={folder}", "export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=5"]
+        (self.folder / "site.yaml").write_text(yaml.safe_dump({"environment": lines}))
+
+    def rank_on(self, node: str) -> psutil.Process:
+        """The process that trains there."""
+        [rank] = [each for each in self.processes(node) if "launcher.cli" in each.cmdline()]
+        return rank
+
+    def processes(self, node: str) -> list[psutil.Process]:
+        """All that run code of ours there."""
+        found = []
+        for process in self.slurm.hosts.processes(node):
+            with suppress(psutil.Error):  # it has ended
+                if any(word.startswith("launcher.") for word in process.cmdline()):
+                    found.append(process)
+        return found
 
     def thalweg(self, *arguments: object, **options: object) -> str:
         """What a command prints that a user gives on ctl."""

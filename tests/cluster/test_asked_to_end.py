@@ -4,14 +4,14 @@ import pytest
 
 from slowed import let_go, slow_down
 from slurm import DAEMONS, Slurm
-from submitted import FINITE, LONG, Submitted
+from submitted import LONG, PACED, UNSAVED, Submitted
 
 pytestmark = pytest.mark.slow
 
 
 def test_a_run_goes_on_behind_its_time_limit(run: Submitted, undisturbed: list[tuple[int, str]]) -> None:
     slow_down(run)
-    run.submit("--time", "2min", *FINITE)
+    run.submit("--time", "2min", *PACED, UNSAVED)
     run.wait_for("the end of the first life", lambda: run.events("life_end"))
     let_go(run)
     run.wait_for_end()
@@ -27,7 +27,7 @@ def test_a_run_goes_on_behind_its_time_limit(run: Submitted, undisturbed: list[t
 def test_a_run_survives_its_administrator(slurm: Slurm, run: Submitted, undisturbed: list[tuple[int, str]]) -> None:
     """A new controller is nothing to it; `scontrol requeue` leaves it seconds, in which it may save or not."""
     slow_down(run)
-    run.submit(*FINITE, "checkpoint.every_tokens=160")
+    run.submit(*PACED, "checkpoint.every_tokens=160")
     run.wait_for_step(2)
     slurm.restart_controller()
     run.wait_for_step(run.step + 3)

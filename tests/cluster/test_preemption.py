@@ -4,7 +4,7 @@ import pytest
 
 from slowed import let_go, slow_down
 from slurm import Slurm
-from submitted import FINITE, Submitted
+from submitted import PACED, UNSAVED, Submitted
 from training import checkpoint
 
 pytestmark = pytest.mark.slow
@@ -25,7 +25,7 @@ def test_a_preempted_run_saves_as_long_as_it_takes_and_goes_on(
     """Nothing is known of how long it takes: it is the first checkpoint."""
     slurm.set_grace("low", 240)
     slow_down(run, a_save=SAVING)
-    job = run.submit("--partition", "low", *FINITE)
+    job = run.submit("--partition", "low", *PACED, UNSAVED)
     run.wait_for_step(2)
     preempt(slurm, run)
     run.wait_for("the end of the first life", lambda: run.events("life_end"))
@@ -46,7 +46,7 @@ def test_where_preemption_ends_a_job_the_next_one_of_the_chain_goes_on(
     """The third is not needed: it leaves the queue when the run is done."""
     slurm.set_grace("cancelled", 60)
     slow_down(run)
-    first = run.submit("--partition", "cancelled", "--chain", 3, *FINITE)
+    first = run.submit("--partition", "cancelled", "--chain", 3, *PACED, UNSAVED)
     run.wait_for_step(2)
     preempt(slurm, run)
     run.wait_for("the end of the first life", lambda: run.events("life_end"))
