@@ -157,16 +157,20 @@ def stop(
     run_dir: RunDir,
     wait: Annotated[bool, typer.Option("--wait", help="Return when the run has ended, and say how.")] = False,
 ) -> None:
-    """Ask a run to save and end behind the step under way, wherever it runs.
+    """Ask a run to save and end behind the step under way, wherever it runs; its jobs that wait leave the queue.
 
     The same command that started it goes on with it.
     """
     from launcher import stop as stopping
 
-    asked = stopping.stop(run_dir)
-    print(f"{run_dir}: asked {asked.name} to save and end behind the step under way", flush=True)
+    stopped = stopping.stop(run_dir)
+    for job in stopped.jobs:
+        print(f"{run_dir}: took job {job} out of the queue")
+    if stopped.life is None:
+        return
+    print(f"{run_dir}: asked {stopped.life.name} to save and end behind the step under way", flush=True)
     if wait:
-        print(stopping.wait(run_dir, asked))
+        print(stopping.wait(run_dir, stopped.life))
 
 
 @app.command(epilog="Example: thalweg diff runs/base runs/other")

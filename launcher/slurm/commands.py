@@ -2,19 +2,44 @@
 
 import re
 import subprocess
+import time
 from signal import SIG_IGN, SIGTERM, signal
 
 from training.errors import RunError
 
 SECONDS = 120
-"""A controller that restarts, or a busy one, answers late."""
+"""A busy controller answers late."""
+AWAY = 900
+"""Seconds for which a controller is waited for that restarts, or moves to another machine."""
+PAUSE = 5.0
+"""Seconds between two tries."""
 
 
 def slurm(*command: str) -> str:
-    """What the command prints. Raises RunError with what it said where it fails.
+    """What the command prints. Where it fails it is tried again until the controller is known to be there.
 
-    It ignores SIGTERM, which Slurm sends to every process of a job that it ends: also to the one that asks it to.
+    Raises RunError with what it said. It ignores SIGTERM, which Slurm sends to every process of a job that it ends:
+    also to the one that asks it to.
     """
+    end, was_there = time.monotonic() + AWAY, False
+    while True:
+        try:
+            return _printed(*command)
+        except RunError:
+            if was_there or time.monotonic() > end:
+                raise
+        was_there = _is_controller_there()  # what a command says while it comes or goes may be anything
+        time.sleep(PAUSE)
+
+
+def _is_controller_there() -> bool:
+    try:
+        return " is UP" in _printed("scontrol", "ping")
+    except RunError:
+        return False
+
+
+def _printed(*command: str) -> str:
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=SECONDS, check=False, preexec_fn=_ignore_sigterm

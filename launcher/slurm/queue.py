@@ -28,9 +28,14 @@ def check_installed() -> None:
             )
 
 
-def queued(name: str) -> list[str]:
-    """The ids of the jobs of that name that wait or run."""
-    return sorted(set(_run(["squeue", "--noheader", f"--name={name}", "--format=%A"], "the queue").split()))
+def queued(*names: str, only_waiting: bool = False) -> list[str]:
+    """The ids of the jobs of these names that wait, or run as well.
+
+    A job that goes back to the queue waits already while its processes end.
+    """
+    states = ["--states=PENDING,COMPLETING"] if only_waiting else []
+    command = ["squeue", "--noheader", f"--name={','.join(names)}", *states, "--format=%A"]
+    return sorted(set(_run(command, "the queue").split()))
 
 
 def submit(script: Path, dependency: str | None, variables: list[str]) -> str:
@@ -42,8 +47,8 @@ def submit(script: Path, dependency: str | None, variables: list[str]) -> str:
 
 
 def cancel(jobs: list[str]) -> None:
-    """Takes jobs out of the queue."""
-    subprocess.run(["scancel", *jobs], check=False)
+    """Takes jobs out of the queue. Raises RunError where Slurm refuses."""
+    _run(["scancel", *jobs], f"job {', '.join(jobs)}")
 
 
 def note(folder: Path, kind: str, job: str) -> None:

@@ -17,6 +17,8 @@ class Submission:
     """Read by the job at the start of each life. All paths are absolute."""
 
     run_dir: str
+    name: str
+    """Of its jobs, of which one runs at a time; those that prepare data end in `-prepare`."""
     snapshot: str
     """Folder of the code that the job runs."""
     config: str

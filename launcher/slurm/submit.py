@@ -3,6 +3,7 @@
 import re
 import shlex
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,8 @@ class Jobs:
                 done.append((kind, queue.submit(folder / f"{kind}.sbatch", dependency, self._site.variables)))
         except RunError:
             if done:
-                queue.cancel([job for _, job in done])
+                with suppress(RunError):  # what went wrong first is told
+                    queue.cancel([job for _, job in done])
             raise
         for kind, job in done:
             queue.note(folder, kind, job)
@@ -125,6 +127,7 @@ class Jobs:
         container, site, wish = self._site.container, self._site, self._wish
         return Submission(
             run_dir=str(self._run_dir),
+            name=self._name,
             snapshot=str(self._snapshot.folder),
             config=str(self._snapshot.config),
             python=container.python if container else self._python,

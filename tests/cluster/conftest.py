@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from hosts import Hosts, why_not
 from processes import metrics, thalweg, write_run
 from slurm import Slurm
-from submitted import PACED
+from submitted import PACED, Submitted
 
 
 def _require(reason: str | None) -> None:
@@ -61,3 +62,9 @@ def slurm(started_slurm: Slurm) -> Iterator[Slurm]:
     """An empty Slurm: node1 to node3, all idle, and ctl."""
     yield started_slurm
     started_slurm.reset()
+
+
+@pytest.fixture
+def run(slurm: Slurm, tmp_path: Path) -> Submitted:
+    """A run to submit."""
+    return Submitted(slurm, tmp_path)

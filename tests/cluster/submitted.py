@@ -29,6 +29,9 @@ def paced(*arguments):
 loop._step = paced
 """
 
+UNSAVED = "checkpoint.every_tokens=null"
+"""For one that saves at its end alone."""
+
 
 class Submitted:
     """A run folder and the job that trains it."""

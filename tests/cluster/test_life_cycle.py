@@ -7,15 +7,9 @@ from pathlib import Path
 import pytest
 
 from processes import metrics, thalweg
-from slurm import Slurm
 from submitted import Submitted
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def run(slurm: Slurm, tmp_path: Path) -> Submitted:
-    return Submitted(slurm, tmp_path)
 
 
 def test_submit_run_finish(run: Submitted) -> None:

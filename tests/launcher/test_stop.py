@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from data_pipeline.errors import InputError
+from launcher.stop import stop
 from processes import events, metrics, started, thalweg, wait_for, write_run
 from training import checkpoint, stop_request
 from training.errors import ASKED_TO_END
@@ -62,6 +64,16 @@ def test_a_run_that_is_still_starting_leaves_before_its_first_step(tmp_path: Pat
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     _, said = thalweg("stop", "nowhere", cwd=tmp_path, code=2)
     assert said == "nowhere: is no run; name the folder of a run, such as runs/NAME\n"
+
+
+def test_a_submitted_run_that_may_wait_in_a_queue_is_no_matter_for_a_machine_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slurm").mkdir()
+    (tmp_path / "slurm" / "submission.json").write_text("{}")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match="it is waiting; if it waits in a queue, stop it where Slurm's commands are"):
+        stop(tmp_path)
 
 
 @pytest.fixture

@@ -1,0 +1,73 @@
+"""Slurm, its administrator or a user ask a submitted run to end: it goes on, or does not, as they want it."""
+
+import pytest
+
+from slowed import let_go, slow_down
+from slurm import DAEMONS, Slurm
+from submitted import LONG, PACED, UNSAVED, Submitted
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_run_goes_on_behind_its_time_limit(run: Submitted, undisturbed: list[tuple[int, str]]) -> None:
+    slow_down(run)
+    run.submit("--time", "2min", *PACED, UNSAVED)
+    run.wait_for("the end of the first life", lambda: run.events("life_end"))
+    let_go(run)
+    run.wait_for_end()
+    told = ["life", "start", "signal", "checkpoint", "life_end", "life", "resume", "checkpoint", "end", "life_end"]
+    assert [each["event"] for each in run.events()] == told
+    assert run.reasons() == [("again", "saved and left: time limit"), ("finished", "the run is done")]
+    assert [each["reason"] for each in run.events("life")] == ["submitted", "after: saved and left: time limit"]
+    assert [each["job"] for each in run.events("life")] == [str(run.job)] * 2
+    assert run.events("resume")[0]["step"] == run.events("signal")[0]["step"]
+    assert run.data_of(40) == undisturbed
+
+
+def test_a_run_survives_its_administrator(slurm: Slurm, run: Submitted, undisturbed: list[tuple[int, str]]) -> None:
+    """A new controller is nothing to it; `scontrol requeue` leaves it seconds, in which it may save or not."""
+    slow_down(run)
+    run.submit(*PACED, "checkpoint.every_tokens=160")
+    run.wait_for_step(2)
+    slurm.restart_controller()
+    run.wait_for_step(run.step + 3)
+    assert len(run.events("life")) == 1
+    slurm.run("scontrol", "requeue", run.job)
+    run.wait_for("a second life", lambda: len(run.events("life")) == 2)
+    let_go(run)
+    run.wait_for_end()
+    (then, reason), last = run.reasons()
+    assert then == "again" and "scontrol requeue" in reason and last == ("finished", "the run is done")
+    assert len(run.events("start", "resume")) == 2 and run.events("resume")[0]["step"] >= 2
+    assert run.data_of(40) == undisturbed
+
+
+def test_a_job_that_its_user_cancels_does_not_come_back(slurm: Slurm, run: Submitted) -> None:
+    run.submit(*LONG)
+    run.wait_for_step(3)
+    slurm.run("scancel", run.job)
+    run.wait_for_end("CANCELLED")
+    slurm.wait_until_idle()
+    assert run.reasons() == [("ended", "cancelled by its user")]
+    assert not slurm.run("squeue", "--noheader")
+    assert slurm.job(run.job)["Restarts"] == "0"
+    for node in slurm.nodes:
+        assert {each.name() for each in slurm.hosts.processes(node)} <= set(DAEMONS)
+
+
+def test_stop_ends_a_run_that_waits_and_one_that_runs(slurm: Slurm, run: Submitted) -> None:
+    slow_down(run, a_step=0.0, sbatch=["--hold"])
+    waiting = run.submit(*LONG)
+    assert f"took job {waiting} out of the queue" in run.thalweg("stop", run.run_dir)
+    assert slurm.job(waiting)["JobState"] == "CANCELLED" and not slurm.run("squeue", "--noheader")
+    assert [each["event"] for each in run.events()] == ["stop"]
+    job = run.submit(*LONG)
+    slurm.run("scontrol", "release", job)
+    run.wait_for_step(3)
+    said = run.thalweg("stop", run.run_dir, "--wait")
+    run.wait_for_end()
+    stop = run.events("stop")[1]
+    assert f"stopped, at step {stop['step']}: thalweg stop ({stop['by']})" in said
+    assert run.reasons() == [("ended", "asked to end by `thalweg stop`")]
+    assert run.events("checkpoint")[-1]["step"] == stop["step"] == run.step
+    assert slurm.job(job)["Restarts"] == "0" and not slurm.run("squeue", "--noheader")
