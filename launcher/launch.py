@@ -13,9 +13,9 @@ import torch
 
 from data_pipeline.errors import InputError
 from launcher.config import RunConfig
-from launcher.hosts.agent import Node, Program, run_ranks
+from launcher.hosts.agent import Node, Program, cores_here, run_ranks
 from launcher.hosts.attempts import Attempts
-from launcher.hosts.description import refuse_differences
+from launcher.hosts.description import known_as, refuse_differences
 from launcher.hosts.hostfile import Host, read_hostfile
 from launcher.hosts.node import Assignment
 from launcher.hosts.nodes import Nodes
@@ -72,7 +72,7 @@ def _here(config: RunConfig, manner: Manner) -> Callable[[str], Outcome]:
     assignments = _checked(config, manner, count)
     pass_on(to_all=config.profile.ranks == "all")
     talk_over_loopback()
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores_here() // count)))
 
     def start(resume: str) -> Outcome:
         program = _program(manner.run, assignments, resume)
@@ -95,9 +95,10 @@ def _on_hosts(config: RunConfig, manner: Manner) -> Callable[[str], Outcome]:
     def start(resume: str) -> Outcome:
         patience = shutdown_timeout(config.folder)
         agents = start_agents(
+            list(counts),
             Assignment(
                 program=_program(manner.run, assignments, resume),
-                hosts=list(counts),
+                hosts=known_as(found),
                 processes=list(counts.values()),
                 port=found[hosts[0].name].free_port,
                 run_id=uuid.uuid4().hex,
@@ -105,7 +106,7 @@ def _on_hosts(config: RunConfig, manner: Manner) -> Callable[[str], Outcome]:
                 shutdown_timeout=patience,
                 profile_all=config.profile.ranks == "all",
                 environment=variables,
-            )
+            ),
         )
         return Nodes(agents, list(counts), patience).wait()
 

@@ -223,7 +223,8 @@ def _carry_out(config: RunConfig, resume: str, folder: Path | None, run: "Run", 
             log.info("resumed from %s at step %d, %s tokens", folder, run.progress.step, f"{run.tokens:,}")
         if not run.finished:
             run.folder.describe(config.dump(), run.engine.world_size)
-            run.note_beginning("resume" if folder else "start", **({"checkpoint": folder.name} if folder else {}))
+            came_from = {"checkpoint": folder.name} if folder else {}
+            run.note_beginning("resume" if folder else "start", **came_from, **_job_step())
             run.phase.enter("starting the loop")
             train(run, [*features(config, describing, run.folder, rank), *watching])
             if run.ended_by is None:
@@ -238,6 +239,12 @@ def _carry_out(config: RunConfig, resume: str, folder: Path | None, run: "Run", 
     except (InputError, RunError, OSError) as error:
         run.folder.event("error", run.progress.step, run.tokens, reason=str(error))
         raise
+
+
+def _job_step() -> dict[str, str]:
+    """Job and step of Slurm, where there is one."""
+    names = ("SLURM_JOB_ID", "SLURM_STEP_ID")
+    return {"job_step": ".".join(os.environ[name] for name in names)} if all(map(os.environ.get, names)) else {}
 
 
 def _refuse_other_ranks(opened: list[tuple[str, str | None]]) -> None:

@@ -162,11 +162,9 @@ class RunFolder:
             del self._waiting[0]
 
     def _append_line(self, path: Path, line: str) -> None:
-        torn = path.exists() and path.stat().st_size and not _ends_with_newline(path)
         with path.open("a") as file:
             self.check()  # who takes over later leaves this file to us, and goes on in a copy
-            # A life that was killed while writing may have left half a line, which must not swallow this one.
-            file.write(("\n" if torn else "") + line + "\n")
+            file.write(_behind_what_is_torn(path) + line + "\n")
 
 
 def note(path: Path, event: str, **details: Any) -> None:
@@ -177,7 +175,12 @@ def note(path: Path, event: str, **details: Any) -> None:
     told |= {"step": last.get("step", 0), "tokens": last.get("tokens", 0)} | details
     path.mkdir(parents=True, exist_ok=True)
     with (path / "events.jsonl").open("a") as file:
-        file.write(_as_json(told) + "\n")
+        file.write(_behind_what_is_torn(path / "events.jsonl") + _as_json(told) + "\n")
+
+
+def _behind_what_is_torn(path: Path) -> str:
+    """What a line has to begin with: a life that was killed while writing may have left half a one."""
+    return "\n" if path.stat().st_size and not _ends_with_newline(path) else ""
 
 
 def _as_json(line: dict[str, Any]) -> str:

@@ -2,12 +2,13 @@
 
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -56,12 +57,15 @@ class Node:
         return sum(self.processes[: self.number])
 
 
-def run_ranks(program: Program, node: Node, logs: Path | None, shutdown_timeout: int) -> Outcome:
+def run_ranks(
+    program: Program, node: Node, logs: Path | None, shutdown_timeout: int, already: Sequence[int] = ()
+) -> Outcome:
     """Runs this machine's processes to their end; when one dies, all are ended.
 
     SIGTERM, SIGUSR1 and SIGINT are handed on to them: they save and leave by themselves.
-    Raises AskedToEnd for a signal that comes before there are any.
+    Raises AskedToEnd for a signal that comes before there are any, as `already` have.
     """
+    allow_all_open_files()
     for name in logging.root.manager.loggerDict:  # each has a level of its own
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -86,6 +90,8 @@ def run_ranks(program: Program, node: Node, logs: Path | None, shutdown_timeout:
         **meeting,
     )
     with _handling(program, handed_on):
+        if already:
+            raise _nothing_to_save(already[0])
         try:
             # -P: a folder called model/ or training/ where the run is started must not stand in for ours.
             elastic_launch(config, sys.executable)("-P", "-u", "-m", program.module, *program.arguments)
@@ -126,11 +132,27 @@ def _hand_on(program: Program, handed_on: list[int], number: int, frame: FrameTy
     handed_on.append(number)
     children = psutil.Process().children()
     if not children:
-        raise AskedToEnd(f"{signal.Signals(number).name}: asked to end before any rank was started")
+        raise _nothing_to_save(number)
     for child in children:
         with suppress(psutil.Error):  # it may be gone by now
             if program.module in child.cmdline():
                 child.send_signal(number)
+
+
+def _nothing_to_save(number: int) -> AskedToEnd:
+    return AskedToEnd(f"{signal.Signals(number).name}: asked to end before any rank was started")
+
+
+def cores_here() -> int:
+    """Those that this process may use: a job has a part of a machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def allow_all_open_files() -> None:
+    """As many as the system lets a user have: each rank talks to many, and the usual limit is of long ago."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS calls it infinite and means less
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def end_surely(after: float) -> None:

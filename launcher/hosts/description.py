@@ -5,21 +5,19 @@ import json
 import platform
 import socket
 import sys
-import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import InputError
+from launcher.preflight.versions import code_hash
 from training.run_folder import PACKAGES, commit, package_version
-
-ROOMS = ("model", "data_pipeline", "training", "evaluation", "planning", "launcher")
 
 
 @dataclass(frozen=True)
 class Description:
-    """Of one machine. Times are seconds since 1970."""
+    """Of one machine."""
 
     host: str
     python: str
@@ -31,7 +29,6 @@ class Description:
     """Hash of the run's resolved configuration as it is read there."""
     gpus: int
     free_port: int
-    time: float
 
 
 def describe(configuration: str | None) -> Description:
@@ -46,23 +43,28 @@ def describe(configuration: str | None) -> Description:
         python=platform.python_version(),
         packages={name: package_version(name) for name in PACKAGES},
         commit=commit(),
-        code=hash_of_code(),
+        code=code_hash(Path(__file__).parents[2]),
         configuration=configuration and _hash(configuration.encode()),
         gpus=torch.cuda.device_count(),
         free_port=port,
-        time=time.time(),
     )
-
-
-def hash_of_code() -> str:
-    """Of all files of this package, by their names below its folder."""
-    root = Path(__file__).resolve().parents[2]
-    files = sorted(path for room in ROOMS for path in (root / room).rglob("*.py"))
-    return _hash(b"".join(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() for path in files))
 
 
 def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:12]
+
+
+def known_as(found: dict[str, Description]) -> list[str]:
+    """The names by which the hosts reach each other: those of the hostfile may be known to ssh alone."""
+    names = []
+    for name, told in found.items():
+        plain = name.rpartition("@")[2]
+        try:
+            socket.getaddrinfo(plain, None)
+        except OSError:
+            plain = told.host
+        names.append(plain)
+    return names
 
 
 def refuse_differences(found: dict[str, Description], processes: dict[str, int]) -> None:

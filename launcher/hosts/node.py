@@ -1,17 +1,27 @@
 """One of several machines of a run: starts its processes as it is told on stdin, and tells on stdout how they ended.
 
     stdin   a line of JSON, the `Assignment`; then words, a line each: `signal 10`, `end`, empty ones as signs of life
-    stdout  a line of JSON when it has read its orders, and one at the end: its number, and then the `Outcome`
+    stdout  lines of JSON: its number when it has read its orders; at the end that and the `Outcome`, in pieces
 
 So whoever starts this needs nothing but a command with stdin and stdout, ssh or srun; no variable stands in a command
 line, where others could read it, and nothing has to be quoted. When stdin ends, or has been silent for too long, who
 started this is gone: the processes are ended.
 """
 
+import signal
+
+EARLY: list[int] = []
+"""Signals that came while this was starting; importing torch takes seconds."""
+
+if __name__ == "__main__":
+    for _number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(_number, lambda number, frame: EARLY.append(number))
+
+# ruff: noqa: E402
+import base64
 import json
 import os
 import select
-import signal
 import socket
 import sys
 import threading
@@ -23,7 +33,7 @@ from typing import Any, BinaryIO
 
 import psutil
 
-from launcher.hosts.agent import END_ALL, Node, Program, end_surely, run_ranks
+from launcher.hosts.agent import END_ALL, Node, Program, cores_here, end_surely, run_ranks
 from launcher.hosts.outcome import Failure, Outcome
 from launcher.preflight.account import HOST
 from launcher.profile_signal import hold_back, pass_on
@@ -63,13 +73,31 @@ def read_assignment(line: str) -> Assignment:
     return Assignment(**told | {"program": Program(**told["program"])})
 
 
-def read_told(line: str) -> tuple[int, Outcome | None]:
-    """Number of the machine, and how its processes ended; None where it has only said that it is there."""
-    told: dict[str, Any] = json.loads(line)
-    number = told.pop("number")
-    if not told:
-        return number, None
-    return number, Outcome(**told | {"failures": [Failure(**each) for each in told["failures"]]})
+PIECE = 600
+"""Bytes: srun hands on a line whole that has at most a thousand, and mixes longer ones of several nodes."""
+
+
+class Told:
+    """Puts together what machines tell."""
+
+    def __init__(self) -> None:
+        self._pieces: dict[int, dict[int, str]] = {}
+
+    def hear(self, line: str) -> tuple[int, Outcome | None] | None:
+        """Number of the machine, and how its processes ended once it has told that whole; None for any other line."""
+        try:
+            told: dict[str, Any] = json.loads(line)
+            number = int(told["number"])
+        except (ValueError, KeyError, TypeError):
+            return None
+        if "piece" not in told:
+            return number, None
+        pieces = self._pieces.setdefault(number, {})
+        pieces[told["piece"]] = told["text"]
+        if len(pieces) < told["of"]:
+            return number, None
+        whole = json.loads(b"".join(base64.b64decode(pieces[at]) for at in range(told["of"])))
+        return number, Outcome(**whole | {"failures": [Failure(**each) for each in whole["failures"]]})
 
 
 def main() -> None:
@@ -81,8 +109,7 @@ def main() -> None:
     os.environ.update(assignment.environment | {HOST: assignment.hosts[number]})
     address = socket.gethostbyname(assignment.hosts[0])
     _talk_over_the_network(address, assignment.hosts, number)
-    cores = max(1, (os.cpu_count() or 1) // assignment.processes[number])
-    os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores_here() // assignment.processes[number])))
     tell = _Teller(telling, number)
     tell()
     node = Node(number, assignment.processes, address, assignment.port, assignment.run_id)
@@ -92,7 +119,7 @@ def main() -> None:
         pass_on(to_all=assignment.profile_all)
     logs = Path(assignment.logs) if assignment.logs else None
     try:
-        outcome = run_ranks(assignment.program, node, logs, assignment.shutdown_timeout)
+        outcome = run_ranks(assignment.program, node, logs, assignment.shutdown_timeout, EARLY)
     except AskedToEnd:
         outcome = Outcome([Failure(node.first_rank, -signal.SIGTERM, 0.0)], [signal.SIGTERM])
     tell(outcome)
@@ -132,10 +159,13 @@ class _Teller:
         self._telling, self._number = telling, number
 
     def __call__(self, outcome: Outcome | None = None) -> None:
-        told = asdict(outcome) if outcome else {}
+        whole = json.dumps(asdict(outcome)).encode() if outcome else b""
+        pieces = [whole[at : at + PIECE] for at in range(0, len(whole), PIECE)]
+        told = [{"piece": at, "of": len(pieces), "text": base64.b64encode(p).decode()} for at, p in enumerate(pieces)]
         with suppress(OSError):  # the launcher is gone
-            self._telling.write((json.dumps(told | {"number": self._number}) + "\n").encode())
-            self._telling.flush()
+            for each in told or [{}]:
+                self._telling.write((json.dumps({"number": self._number} | each) + "\n").encode())
+                self._telling.flush()
 
 
 def _listen(words: BinaryIO, shutdown_timeout: int, tell: _Teller, first_rank: int) -> None:

@@ -7,11 +7,11 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from launcher.hosts.node import SIGN_OF_LIFE, read_told
+from launcher.hosts.node import SIGN_OF_LIFE, Told
 from launcher.hosts.outcome import Outcome, together
 from launcher.profile_signal import SIGNAL as PROFILE
 from training.signals import ASKING
@@ -23,12 +23,13 @@ GRACE = 30.0
 
 
 class Nodes:
-    """`agents` are commands that run agents, by the name of what they reach: a host each, or one command for all."""
+    """`agents` are commands that run agents, by the host that they reach, or one that reaches all, of any name."""
 
     def __init__(self, agents: dict[str, subprocess.Popen[str]], hosts: list[str], shutdown_timeout: int) -> None:
         self._agents, self._hosts, self._shutdown_timeout = agents, hosts, shutdown_timeout
         self._heard: queue.Queue[tuple[str, str | None]] = queue.Queue()
         self._outcomes: dict[int, Outcome] = {}
+        self._told, self._one_for_all = Told(), set(agents) != set(hosts)
         self._there: set[int] = set()
         self._lost: dict[str, str] = {}
         self._ends_by: float | None = None
@@ -51,21 +52,26 @@ class Nodes:
             self._ends_by = time.monotonic() + self._shutdown_timeout + GRACE
             self.say("end")
 
-    def wait(self, limit: float = math.inf) -> Outcome:
-        """Waits until all have ended, for `limit` seconds at most. Where one fails or is lost, the others are ended.
+    def wait(self, limit: float = math.inf, already: Sequence[int] = ()) -> Outcome:
+        """Waits until all have ended, for `limit` seconds from when all were there. If one fails or is lost, all end.
 
-        SIGTERM, SIGUSR1 and SIGINT are handed on to all ranks, which save and leave.
+        SIGTERM, SIGUSR1 and SIGINT are handed on to all ranks, which save and leave; so are those that came `already`.
         """
         for name, agent in self._agents.items():
             threading.Thread(target=self._listen, args=(name, agent), daemon=True).start()
         threading.Thread(target=self._show_signs_of_life, daemon=True).start()
-        began = time.monotonic()
+        began, are_there = time.monotonic(), math.inf
         with self._handing_on():
+            for number in already:
+                self.say(f"signal {number}")
             going = set(self._agents)
             while going:
                 with suppress(queue.Empty):
                     self._hear(*self._heard.get(timeout=0.2), going)
-                self._look_at_the_time(time.monotonic() - began, limit, going)
+                if len(self._there) == len(self._hosts):
+                    are_there = min(are_there, time.monotonic())
+                self._miss_absent(time.monotonic() - began)
+                self._end_in_time(time.monotonic() > are_there + limit, going)
         self._over.set()
         return together([*self._outcomes.values(), Outcome(signals=self._signals, lost=self._lost)])
 
@@ -74,7 +80,9 @@ class Nodes:
             going.discard(name)
             self._miss(name, f"{self._how(name)} before it said how its processes ended")
             return
-        number, outcome = read_told(line)
+        if (told := self._told.hear(line)) is None:
+            return
+        number, outcome = told
         self._there.add(number)
         if outcome is not None:
             self._outcomes[number] = outcome
@@ -83,18 +91,19 @@ class Nodes:
 
     def _miss(self, name: str, why: str) -> None:
         """Notes the hosts behind an agent that have not said how their processes ended."""
-        is_one_for_all = len(self._agents) < len(self._hosts)
         for number, host in enumerate(self._hosts):
-            if number not in self._outcomes and (is_one_for_all or host == name):
+            if number not in self._outcomes and (self._one_for_all or host == name):
                 self._lost.setdefault(host, why if number in self._there else "it never answered")
                 self.end()
 
-    def _look_at_the_time(self, seconds: float, limit: float, going: set[str]) -> None:
-        if len(self._there) < len(self._hosts) and seconds > min(limit, ANSWER_SECONDS):
+    def _miss_absent(self, seconds: float) -> None:
+        if len(self._there) < len(self._hosts) and seconds > ANSWER_SECONDS:
             for number, host in enumerate(self._hosts):
                 if number not in self._there:
-                    self._lost.setdefault(host, f"it did not answer within {seconds:.0f} s")
-        if self._lost or seconds > limit:
+                    self._lost.setdefault(host, f"it did not answer within {ANSWER_SECONDS:.0f} s")
+
+    def _end_in_time(self, is_over: bool, going: set[str]) -> None:
+        if self._lost or is_over:
             self.end()
         if self._ends_by is not None and time.monotonic() > self._ends_by:
             for name in list(going):

@@ -79,10 +79,10 @@ def _ask(host: str, arguments: list[str]) -> Description | str:
     return Description(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def start_agents(assignment: Assignment) -> dict[str, subprocess.Popen[str]]:
-    """An agent on each host, by the host's name."""
+def start_agents(hosts: list[str], assignment: Assignment) -> dict[str, subprocess.Popen[str]]:
+    """An agent on each host, by the host's name; `hosts` are those of the assignment as ssh knows them."""
     agents = {}
-    for number, host in enumerate(assignment.hosts):
+    for number, host in enumerate(hosts):
         agent = subprocess.Popen(
             _command(host, "launcher.hosts.node", [], ALIVE),
             stdin=subprocess.PIPE,

@@ -101,6 +101,15 @@ def outliers(values: Sequence[float]) -> list[int]:
     return [at for at, each in enumerate(values) if median - each > max(BELOW * median, deviation)]
 
 
+NEVER_SERIOUS = ("write_mb_per_s",)
+"""Rates that say more of a shared disk, and of who else is writing there, than of a machine."""
+
+
+def is_serious(fault: Fault) -> bool:
+    """Whether a run should not start with it."""
+    return fault.what not in NEVER_SERIOUS
+
+
 def hosts_to_leave_out(verdict: Mapping[str, Any]) -> list[str]:
     """The machines that have a fault of their own, of what `thalweg preflight --json` prints.
 
@@ -111,7 +120,8 @@ def hosts_to_leave_out(verdict: Mapping[str, Any]) -> list[str]:
     hosts = list(dict.fromkeys(node["host"] for node in verdict["nodes"]))
     having: dict[str, set[str]] = defaultdict(set)
     for fault in verdict["faults"]:
-        having[fault["what"]].add(fault["host"])
+        if fault["what"] not in NEVER_SERIOUS:
+            having[fault["what"]].add(fault["host"])
     own = {host for which in having.values() if len(which) < max(2, len(hosts)) for host in which}
     return [host for host in hosts if host in own]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from data_pipeline.errors import InputError
-from launcher.hosts.agent import Node, Program, run_ranks
+from launcher.hosts.agent import Node, Program, cores_here, run_ranks
+from launcher.hosts.description import known_as
 from launcher.hosts.hostfile import read_hostfile
 from launcher.hosts.node import Assignment
 from launcher.hosts.nodes import Nodes
@@ -26,8 +27,6 @@ Raises RunError where a rank failed.
 
 PATIENCE = 15
 """Seconds that a rank has to end once it was asked to: it has nothing to save."""
-ALL_IN_ALL = LIMIT + 120
-"""Seconds after which machines that have not ended are given up: importing torch may take a minute of them."""
 
 
 def start_here(processes: int | None) -> Start:
@@ -41,7 +40,7 @@ def start_here(processes: int | None) -> Start:
 
     def start(module: str, arguments: list[str]) -> None:
         talk_over_loopback()
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores_here() // count)))
         refuse_failure(run_ranks(Program(module, arguments), Node(0, [count]), None, PATIENCE))
 
     return start
@@ -60,7 +59,7 @@ def start_on_hosts(path: Path, processes: int | None) -> tuple[Start, list[str]]
     def start(module: str, arguments: list[str]) -> None:
         assignment = Assignment(
             program=Program(module, arguments),
-            hosts=list(counts),
+            hosts=known_as(found),
             processes=list(counts.values()),
             port=found[hosts[0].name].free_port,
             run_id=uuid.uuid4().hex,
@@ -68,7 +67,7 @@ def start_on_hosts(path: Path, processes: int | None) -> tuple[Start, list[str]]
             shutdown_timeout=PATIENCE,
             environment=variables,
         )
-        refuse_failure(Nodes(start_agents(assignment), list(counts), PATIENCE).wait(ALL_IN_ALL))
+        refuse_failure(Nodes(start_agents(list(counts), assignment), list(counts), PATIENCE).wait(LIMIT + PATIENCE))
 
     return start, list(counts)
 

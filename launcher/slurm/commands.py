@@ -3,6 +3,7 @@
 import re
 import subprocess
 import time
+from contextlib import suppress
 from signal import SIG_IGN, SIGTERM, signal
 
 from training.errors import RunError
@@ -83,16 +84,12 @@ def lost_nodes(nodes: list[str]) -> list[str]:
 def back_to_the_queue(job: str, leave_out: list[str]) -> None:
     """Requeues a job without some nodes for all its further lives. Raises RunError where the site forbids that.
 
-    On hold while it is changed, so that it does not start in between; a running job cannot be changed at all.
+    A running job cannot be changed, and one that is back in the queue does not start for some seconds.
     """
-    if not leave_out:
-        slurm("scontrol", "requeue", job)
-        return
-    slurm("scontrol", "requeuehold", job)
-    try:
-        exclude(job, leave_out)
-    finally:
-        slurm("scontrol", "release", job)
+    slurm("scontrol", "requeue", job)
+    if leave_out:
+        with suppress(RunError):  # the next life finds them again
+            exclude(job, leave_out)
 
 
 def exclude(job: str, nodes: list[str]) -> None:

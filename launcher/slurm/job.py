@@ -23,15 +23,17 @@ from launcher.hosts.agent import Program
 from launcher.hosts.outcome import Failure, Outcome
 from launcher.logs import log_to_stderr
 from launcher.preflight.check import check, needs_of
-from launcher.preflight.judge import hosts_to_leave_out
-from launcher.preflight.starting import ALL_IN_ALL, PATIENCE, refuse_failure
+from launcher.preflight.judge import hosts_to_leave_out, is_serious
+from launcher.preflight.probe import LIMIT
+from launcher.preflight.starting import PATIENCE, refuse_failure
 from launcher.profile_signal import hold_back
 from launcher.save_time import shutdown_timeout
 from launcher.slurm.commands import back_to_the_queue, exclude, hostnames, job_record, lost_nodes, slurm
 from launcher.slurm.step import start_step
 from launcher.slurm.submission import FOLDER, Submission, read_submission
 from launcher.slurm.trial import holds, interrupt_in_time
-from launcher.slurm.verdict import Cause, Verdict, failures_in_vain, judge, stall_of
+from launcher.slurm.verdict import Cause, Ending, Verdict, failures_in_vain, has_saved, judge, stall_of
+from training.checkpoint import latest
 from training.errors import ASKED_TO_END, RunError
 from training.run_folder import note, read_lines
 
@@ -39,6 +41,10 @@ log = logging.getLogger("thalweg.job")
 
 SAVED = Outcome([Failure(0, ASKED_TO_END, 0.0)])
 """Of a life that was asked to end before it had anything to save."""
+OVERDUE = 30.0
+"""Seconds before its limit at which a job goes back to the queue even if it has not ended."""
+TOLD = 8
+"""So many faults of the pre-flight stand in the reason; the event `preflight` has all."""
 LOOKS = 10.0
 """Seconds between two looks at how long the job may still run."""
 
@@ -51,6 +57,7 @@ class Life:
         self._job, self._restarts = os.environ["SLURM_JOB_ID"], int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         self._nodes = hostnames(os.environ["SLURM_JOB_NODELIST"])
         self._received: list[int] = []
+        self._is_overdue = False
         for number in (signal.SIGUSR1, signal.SIGTERM):
             signal.signal(number, self._receive)
 
@@ -85,65 +92,84 @@ class Life:
         return bool(ends) and ends[-1]["tokens"] >= self._config.train.tokens
 
     def _fly_before(self) -> tuple[Verdict, list[str]] | None:
-        """None where all nodes are well; else what follows, and the nodes to leave out."""
+        """None where nothing stands against a start; else what follows, and the nodes to leave out."""
         began, lost = time.monotonic(), dict[str, str]()
 
         def start(module: str, arguments: list[str]) -> None:
             step = start_step(self._submission, Program(module, arguments), self._nodes, None, PATIENCE, False)
-            outcome = step.wait(ALL_IN_ALL)
+            outcome = step.wait(LIMIT + PATIENCE, self._received)
             self._received += outcome.signals
             lost.update(outcome.lost)
             refuse_failure(outcome)
 
         try:
             checked = check(start, needs_of(self._config), self._nodes, self._run_dir / FOLDER / "preflight.json")
-            faults = [f"{each.host}: {each.what} is {each.value}" for each in checked.faults]
+            faults, serious = [str(each) for each in checked.faults], any(map(is_serious, checked.faults))
             left_out = hosts_to_leave_out(checked.as_json())
         except RunError as error:
-            faults, left_out = [str(error)], list(lost)
-        if (cause := self._cause()) is not None:
-            return judge(SAVED, cause, 0, self._submission.failures), []
+            faults, serious, left_out = [str(error)], True, list(lost)
+        if self._cause() is not None:
+            return self._judge(SAVED), []
         note(self._run_dir, "preflight", job=self._job, faults=faults, seconds=time.monotonic() - began)
-        if not faults:
+        if not serious:
             return None
-        reason = f"pre-flight: {'; '.join(faults)}"
-        if 0 < len(left_out) < len(self._nodes):
-            return Verdict("again", reason), left_out
-        return self._after_failure(reason), []
-
-    def _after_failure(self, reason: str) -> Verdict:
+        reason = f"pre-flight: {'; '.join(faults[:TOLD])}{f'; and {len(faults) - TOLD} more' * (len(faults) > TOLD)}"
         in_vain = failures_in_vain(read_lines(self._run_dir / "events.jsonl"))
-        return Verdict("ended" if in_vain >= self._submission.failures else "again", reason, is_failure=True)
+        if 0 < len(left_out) < len(self._nodes) and in_vain <= self._submission.failures:
+            return Verdict("again", reason), left_out
+        return Verdict("ended" if in_vain >= self._submission.failures else "again", reason, is_failure=True), []
 
     def _train(self) -> Verdict:
-        if (cause := self._cause()) is not None:  # it came before there was anybody to hand it on to
-            return judge(SAVED, cause, 0, self._submission.failures)
-        arguments = ["train", self._submission.config]
+        if self._cause() is not None or self._is_late():  # before there was anybody to hand a signal on to
+            return self._judge(SAVED)
         patience = shutdown_timeout(self._run_dir)
         logs = self._run_dir / "logs" / time.strftime("%Y%m%d-%H%M%S")
         profile_all = self._config.profile.ranks == "all"
-        program = Program("launcher.cli", arguments)
+        program = Program("launcher.cli", ["train", self._submission.config])
         nodes = start_step(self._submission, program, self._nodes, logs, patience, profile_all)
-        self._watch_the_time()
+        threading.Thread(target=self._watch_the_time, daemon=True).start()
         if self._submission.interrupts:
             interrupt_in_time(self._submission, self._job)
-        outcome = nodes.wait()
+        outcome = nodes.wait(already=self._received)
         self._received += outcome.signals
+        return self._judge(outcome)
+
+    def _judge(self, outcome: Outcome) -> Verdict:
         events, cause = read_lines(self._run_dir / "events.jsonl"), self._cause()
-        gone = lost_nodes(self._nodes) if cause == "requeued" else []
-        return judge(outcome, cause, failures_in_vain(events), self._submission.failures, gone, stall_of(events))
+        return judge(
+            outcome,
+            Ending(
+                cause,
+                failures_in_vain(events),
+                self._submission.failures,
+                has_saved(events),
+                latest(self._run_dir) is not None,
+                tuple(lost_nodes(self._nodes)) if cause == "lost node" else (),
+                stall_of(events),
+            ),
+        )
 
     def _watch_the_time(self) -> None:
-        """Asks for the end by itself where saving takes longer than Slurm was told at submission."""
-        threading.Thread(target=self._ask_in_time, daemon=True).start()
+        """Asks for the end by itself where saving takes longer than Slurm was told at submission.
 
-    def _ask_in_time(self) -> None:
-        while True:
+        Shortly before the limit the job goes back to the queue, saved or not: what hits the limit is over for good.
+        """
+        has_asked, last = False, min(OVERDUE, self._submission.lead / 4)
+        while (left := self._left()) > last or not self._submission.requeue:
             needed = shutdown_timeout(self._run_dir)
-            if needed > self._submission.lead and self._left() < needed:
+            if needed > self._submission.lead and left < needed and not has_asked:
+                has_asked = True
                 os.kill(os.getpid(), signal.SIGUSR1)
-                return
-            time.sleep(LOOKS)
+            time.sleep(max(min(LOOKS, (left - last) / 2), 1))
+        self._is_overdue = True
+        slurm("scontrol", "requeue", self._job)
+
+    def _is_late(self) -> bool:
+        """Whether the life is to end before it has begun; a signal may have come while nobody listened."""
+        record = job_record(self._job)
+        if _is_preempted(record) or self._left() < min(self._submission.lead, OVERDUE):
+            self._received.append(signal.SIGUSR1)
+        return bool(self._received)
 
     def _left(self) -> float:
         """Seconds until the time limit."""
@@ -157,13 +183,18 @@ class Life:
         """Who asked for the end of this life, if anybody did."""
         if _was_stopped(read_lines(self._run_dir / "events.jsonl")):
             return "stopped"
+        if self._is_overdue:
+            return "time limit"
         if not self._received:
             return None
         record = job_record(self._job)
-        if record.get("PreemptTime", "None") not in ("None", "Unknown"):
+        if _is_preempted(record):
             return "preempted"
-        if self._received[0] == signal.SIGTERM:
-            if int(record.get("Restarts", "0")) > self._restarts:
+        is_requeued = int(record.get("Restarts", "0")) > self._restarts
+        if is_requeued or self._received[0] == signal.SIGTERM:
+            if lost_nodes(self._nodes):
+                return "lost node"
+            if is_requeued:
                 return "requeued"
             return "time limit" if record.get("Reason") == "TimeLimit" else "cancelled"
         near = max(self._submission.lead, shutdown_timeout(self._run_dir)) + 60
@@ -171,23 +202,36 @@ class Life:
 
     def _end(self, verdict: Verdict, left_out: list[str] | None = None) -> int:
         """Writes down what became of this life, and does what follows."""
+        if verdict.then == "again" and not self._submission.requeue and not self._waiting():
+            verdict = Verdict("ended", f"{verdict.reason}; no job of the chain is left: submit again", True)
         self._note_end(verdict, **({"left_out": left_out} if left_out else {}))
-        if verdict.then == "again" and self._submission.requeue:
-            self._requeue(left_out or [])
-        if not self._submission.requeue:
-            self._settle_chain(verdict, left_out or [])
+        if verdict.then == "again":
+            self._go_on(left_out or [])
+        elif not self._submission.requeue:
+            slurm("scancel", "--state=PENDING", f"--name={os.environ['SLURM_JOB_NAME']}")
         if verdict.then == "finished" and self._submission.interrupts:
             return 0 if holds(self._config) else 1
         return 1 if verdict.is_failure else 0
 
-    def _settle_chain(self, verdict: Verdict, left_out: list[str]) -> None:
-        """The jobs behind this one have nothing to do, or go on without some nodes."""
+    def _waiting(self) -> list[str]:
+        """The jobs of the chain behind this one."""
         name = os.environ["SLURM_JOB_NAME"]
-        if verdict.then != "again":
-            slurm("scancel", "--state=PENDING", f"--name={name}")
-        elif left_out:
-            for job in slurm("squeue", "--noheader", "--states=PENDING", f"--name={name}", "--format=%A").split():
+        return slurm("squeue", "--noheader", "--states=PENDING", f"--name={name}", "--format=%A").split()
+
+    def _go_on(self, left_out: list[str]) -> None:
+        """By this job once more, or by those of the chain."""
+        if not self._submission.requeue:
+            for job in self._waiting() if left_out else []:
                 exclude(job, left_out)
+            return
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        try:
+            if int(job_record(self._job).get("Restarts", "0")) == self._restarts:  # else Slurm does so already
+                back_to_the_queue(self._job, left_out)
+        except RunError as error:
+            reason = f"the job cannot go back to the queue ({error}); submit again, with requeue: false in site.yaml"
+            self._note_end(Verdict("ended", reason, is_failure=True))
+            raise RunError(f"{self._run_dir}: {reason}") from None
 
     def _note_end(self, verdict: Verdict, **details: Any) -> None:
         """Raises RunError where the next life has begun: Slurm took this one for lost while its node was cut off."""
@@ -198,18 +242,9 @@ class Life:
         note(self._run_dir, "life_end", **told, **details)
         log.info("%s: %s", verdict.then, verdict.reason)
 
-    def _requeue(self, left_out: list[str]) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        try:
-            if int(job_record(self._job).get("Restarts", "0")) == self._restarts:  # else Slurm does so already
-                back_to_the_queue(self._job, left_out)
-        except RunError as error:
-            reason = (
-                f"the job cannot go back to the queue ({error}); submit the run again, with requeue: false in site.yaml"
-            )
-            self._note_end(Verdict("ended", reason, is_failure=True))
-            raise RunError(f"{self._run_dir}: {reason}") from None
-        time.sleep(3600)  # Slurm ends this process
+
+def _is_preempted(record: dict[str, str]) -> bool:
+    return record.get("PreemptTime", "None") not in ("None", "Unknown")
 
 
 def _was_stopped(events: list[dict[str, Any]]) -> bool:

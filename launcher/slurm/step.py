@@ -66,6 +66,5 @@ def _srun(submission: Submission, nodes: int) -> list[str]:
         "--mem=0",
         "--kill-on-bad-exit=0",
         "--wait=0",
-        "--unbuffered",
         *submission.srun,
     ]

@@ -66,7 +66,7 @@ class Jobs:
     def __init__(self, config: RunConfig, site: Site, wish: Wish) -> None:
         """Raises InputError for a configuration that cannot run on so many processes."""
         self._site, self._wish = site, wish
-        config = resolved(config)
+        config = resolved(_ending_when_stalled(config))
         self._prepares = _is_to_be_prepared(config)
         if self._prepares and not wish.prepare:
             raise InputError(
@@ -104,6 +104,8 @@ class Jobs:
         folder = self._submission().write().parent
         for name, text in self.scripts().items():
             write_whole(folder / name, text)
+        if self._prepares and self._site.container and isinstance(self._config.data.folder, Path):
+            self._config.data.folder.mkdir(parents=True, exist_ok=True)  # what is mounted has to be there
         done: list[tuple[str, str]] = []
         try:
             for kind in (["prepare"] if self._prepares else []) + ["train"] * self._lives():
@@ -200,6 +202,13 @@ class Jobs:
         except TemplateError as error:
             line = f", in line {number}" if (number := getattr(error, "lineno", None)) else ""
             raise InputError(f"{path}: {error}{line}") from None
+
+
+def _ending_when_stalled(config: RunConfig) -> RunConfig:
+    """The same run, ended by its watchdog where it stands still, unless it says itself what is to happen then."""
+    if config.watch.stall_after is None or "then" in config.watch.model_fields_set:
+        return config
+    return config.model_copy(update={"watch": config.watch.model_copy(update={"then": "end"})})
 
 
 def lead_of(run_dir: Path, site: Site, asked: float | None) -> int:

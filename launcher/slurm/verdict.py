@@ -1,15 +1,17 @@
 """What follows from how a life of a submitted run ended."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from launcher.hosts.outcome import BAD_INPUT, Outcome, account
 from training.errors import ASKED_TO_END
 
-Cause = Literal["time limit", "preempted", "cancelled", "requeued", "stopped", "signal"]
+Cause = Literal["time limit", "preempted", "cancelled", "requeued", "lost node", "stopped", "signal"]
 """Who asked for the end: Slurm before its time limit or for another job, the user by scancel, an administrator by
-`scontrol requeue`, `thalweg stop`, or a signal of whose origin nothing is known."""
+`scontrol requeue`, Slurm for a node that it lost, `thalweg stop`, or a signal of whose origin nothing is known."""
+
+LEFT_OUT = 3
+"""So many lives in a row may leave nodes out before that counts as a failure: nodes do not come without end."""
 
 
 @dataclass(frozen=True)
@@ -21,38 +23,58 @@ class Verdict:
     is_failure: bool = False
 
 
-def judge(
-    outcome: Outcome,
-    cause: Cause | None,
-    in_vain: int,
-    limit: int,
-    gone: Sequence[str] = (),
-    stall: str | None = None,
-) -> Verdict:
-    """`in_vain` lives in a row have failed without a new checkpoint, this one included where it failed.
+@dataclass(frozen=True)
+class Ending:
+    """How a life ended, beside the outcome of its processes."""
 
-    `gone` are nodes that Slurm has lost, each with its state; `stall` is what the watchdog ended the run for.
-    """
+    cause: Cause | None
+    in_vain: int
+    """So many lives in a row have failed without a new checkpoint, this one included if it failed."""
+    limit: int
+    """Of those."""
+    has_saved: bool = True
+    """Whether this life wrote a checkpoint."""
+    goes_on: bool = True
+    """Whether there is one to go on from."""
+    gone: tuple[str, ...] = ()
+    """Nodes that Slurm has lost, each with its state."""
+    stall: str | None = None
+    """What the watchdog ended the run for."""
+
+
+def judge(outcome: Outcome, ending: Ending) -> Verdict:
+    """What follows."""
+    cause = ending.cause
     if cause == "cancelled":
         return Verdict("ended", "cancelled by its user")
-    if cause == "requeued":
-        how = f"for a lost node: {', '.join(gone)}" if gone else "by `scontrol requeue`, or for a node that was lost"
-        return Verdict("again", f"requeued {how}", is_failure=bool(gone))
+    if cause == "stopped":
+        failed = f"; {account(outcome)}" if outcome.code not in (0, ASKED_TO_END) else ""
+        return Verdict("ended", f"asked to end by `thalweg stop`{failed}", bool(failed))
     if outcome.code == 0:
         return Verdict("finished", "the run is done")
-    if outcome.code == ASKED_TO_END:
-        return (
-            Verdict("ended", "asked to end by `thalweg stop`")
-            if cause == "stopped"
-            else Verdict("again", f"saved and left: {cause or 'signal'}")
-        )
+    if cause == "lost node":
+        return Verdict("again", f"a node was lost: {', '.join(ending.gone)}", is_failure=True)
+    if cause == "requeued":
+        return Verdict("again", "requeued by `scontrol requeue`")
+    if outcome.code == ASKED_TO_END and ending.has_saved:
+        return Verdict("again", f"saved and left: {cause or 'signal'}")
+    if cause == "time limit":
+        return _after_failure("its time was over before there was anything to save: give more --time", ending)
+    if outcome.code == ASKED_TO_END or cause == "preempted":
+        return Verdict("again", f"left with nothing new to save: {cause or 'signal'}")
     if outcome.code == BAD_INPUT:
         said = "".join(outcome.first.lines[-1:]) if outcome.first else ""
-        return Verdict("ended", f"bad input, which another life would find as well: {said or account(outcome)}", True)
-    reason = f"{stall}; " * bool(stall) + account(outcome)
-    if in_vain >= limit:
-        return Verdict("ended", f"{reason}; lives in a row that failed without a checkpoint: {in_vain}", True)
-    return Verdict("again", reason, True)
+        reason = f"bad input: {said or account(outcome)}"
+        # Another life would find it, too; of one that has begun well a disk may have been away for a moment.
+        is_to_try = ending.goes_on and ending.in_vain < 2
+        return _after_failure(reason, ending) if is_to_try else Verdict("ended", reason, True)
+    return _after_failure(f"{ending.stall}; " * bool(ending.stall) + account(outcome), ending)
+
+
+def _after_failure(reason: str, ending: Ending) -> Verdict:
+    if ending.in_vain < ending.limit:
+        return Verdict("again", reason, True)
+    return Verdict("ended", f"{reason}; lives in a row that failed without a checkpoint: {ending.in_vain}", True)
 
 
 def stall_of(events: list[dict[str, Any]]) -> str | None:
@@ -68,16 +90,24 @@ def failures_in_vain(events: list[dict[str, Any]]) -> int:
     """How many of the last lives in a row failed, or were never heard of again, without having saved.
 
     A life of a job begins with the event `life` and says how it ended in `life_end`. One that leaves nodes out after
-    the pre-flight is neither a failure nor progress.
+    the pre-flight is no failure, for some times in a row. A run that was submitted again begins anew.
     """
-    count, is_open = 0, False
+    count, left_out, is_open = 0, 0, False
     for each in events:
         if each["event"] == "checkpoint":
-            count, is_open = 0, False
+            count, left_out, is_open = 0, 0, False
         elif each["event"] == "life":
             count, is_open = count + is_open, True
         elif each["event"] == "life_end":
-            if not each.get("left_out"):
-                count = count + is_open if each["is_failure"] else 0
+            left_out += bool(each.get("left_out"))
+            count += is_open and (left_out > LEFT_OUT if each.get("left_out") else each["is_failure"])
+            if each.get("then") in ("finished", "ended"):
+                count, left_out = 0, 0
             is_open = False
     return count + is_open
+
+
+def has_saved(events: list[dict[str, Any]]) -> bool:
+    """Whether the last life wrote a checkpoint."""
+    told = [each["event"] for each in events if each["event"] in ("life", "checkpoint")]
+    return told[-1:] == ["checkpoint"]

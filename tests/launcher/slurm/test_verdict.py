@@ -1,7 +1,7 @@
 import pytest
 
 from launcher.hosts.outcome import Failure, Outcome
-from launcher.slurm.verdict import Cause, failures_in_vain, judge, stall_of
+from launcher.slurm.verdict import Ending, failures_in_vain, has_saved, judge, stall_of
 
 
 def ended(*codes: int) -> Outcome:
@@ -9,39 +9,45 @@ def ended(*codes: int) -> Outcome:
 
 
 @pytest.mark.parametrize(
-    ("codes", "cause", "in_vain", "then"),
+    ("codes", "ending", "then", "is_failure"),
     [
-        ((), None, 0, "finished"),
-        ((75,), "time limit", 0, "again"),
-        ((75,), "preempted", 0, "again"),
-        ((75,), "stopped", 0, "ended"),
-        ((137,), "cancelled", 0, "ended"),
-        ((137,), "requeued", 0, "again"),
-        ((2,), None, 0, "ended"),
-        ((1,), None, 2, "again"),
-        ((1,), None, 3, "ended"),
-        ((), "time limit", 0, "finished"),
+        ((), Ending(None, 0, 3), "finished", False),
+        ((), Ending("time limit", 0, 3), "finished", False),
+        ((75,), Ending("time limit", 0, 3), "again", False),
+        ((75,), Ending("time limit", 1, 3, has_saved=False), "again", True),
+        ((75,), Ending("time limit", 3, 3, has_saved=False), "ended", True),
+        ((75,), Ending("preempted", 3, 3, has_saved=False), "again", False),
+        ((75,), Ending("signal", 0, 3), "again", False),
+        ((75,), Ending("stopped", 0, 3), "ended", False),
+        ((1,), Ending("stopped", 0, 3), "ended", True),
+        ((1,), Ending("preempted", 3, 3), "again", False),
+        ((137,), Ending("cancelled", 0, 3), "ended", False),
+        ((137,), Ending("requeued", 3, 3), "again", False),
+        ((137,), Ending("lost node", 1, 3, gone=("node2 is DOWN",)), "again", True),
+        ((2,), Ending(None, 1, 3, goes_on=False), "ended", True),
+        ((2,), Ending(None, 1, 3), "again", True),
+        ((2,), Ending(None, 2, 3), "ended", True),
+        ((1,), Ending(None, 2, 3), "again", True),
+        ((1,), Ending(None, 3, 3), "ended", True),
     ],
 )
-def test_what_follows(codes: tuple[int, ...], cause: Cause | None, in_vain: int, then: str) -> None:
-    assert judge(ended(*codes), cause, in_vain, 3).then == then
+def test_what_follows(codes: tuple[int, ...], ending: Ending, then: str, is_failure: bool) -> None:
+    verdict = judge(ended(*codes), ending)
+    assert (verdict.then, verdict.is_failure) == (then, is_failure)
 
 
-def test_lost_nodes_stand_in_the_reason() -> None:
-    verdict = judge(Outcome(lost={"node2": "srun ended with exit code 1"}), None, 1, 3)
-    assert verdict.then == "again" and verdict.is_failure and "node2: srun ended" in verdict.reason
-
-
-def test_what_else_is_known_stands_in_the_reason() -> None:
-    lost = judge(ended(137), "requeued", 1, 3, ["node2 is DOWN"])
-    assert lost.then == "again" and lost.is_failure and "node2 is DOWN" in lost.reason
+def test_what_is_known_stands_in_the_reason() -> None:
+    gone = judge(Outcome(lost={"node2": "srun ended with exit code 1"}), Ending(None, 1, 3))
+    assert gone.then == "again" and gone.is_failure and "node2: srun ended" in gone.reason
+    assert "node2 is DOWN" in judge(ended(137), Ending("lost node", 1, 3, gone=("node2 is DOWN",))).reason
     stall = {"event": "stall", "then": "end", "behind": [{"rank": 3, "host": "node2", "why": "stopped"}]}
     told = stall_of([{"event": "life"}, stall])
-    assert judge(ended(1), None, 1, 3, stall=told).reason.startswith("the run stood still: rank 3 on node2: stopped;")
+    reason = judge(ended(1), Ending(None, 1, 3, stall=told)).reason
+    assert reason.startswith("the run stood still: rank 3 on node2: stopped;")
     assert stall_of([{"event": "life"}, stall, {"event": "life"}]) is None
     assert stall_of([{"event": "life"}, stall | {"then": "report"}]) is None
     refused = Outcome([Failure(0, 2, 0.0, ["prepared: is missing"])])
-    assert judge(refused, None, 1, 3).reason.endswith(": prepared: is missing")
+    assert judge(refused, Ending(None, 1, 3)).reason.endswith(": prepared: is missing")
 
 
 def life(*told: str | bool | None) -> list[dict[str, object]]:
@@ -51,6 +57,9 @@ def life(*told: str | bool | None) -> list[dict[str, object]]:
         end = {"event": "life_end", "is_failure": bool(each), **({"left_out": ["a"]} if each is None else {})}
         events.append({"event": "checkpoint"} if each == "save" else end)
     return events
+
+
+ENDED: list[dict[str, object]] = [{"event": "life_end", "is_failure": True, "then": "ended"}]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +72,9 @@ def life(*told: str | bool | None) -> list[dict[str, object]]:
         (life("save", True), 0),
         (life(True) + life(True), 2),
         (life(True) + life("save", True) + life(True), 1),
-        (life(True) + life(False) + life(True), 1),
+        (life(True) + life(False) + life(True), 2),
+        (life(True) + life(True) + ENDED + life(True), 1),
+        (4 * life(None), 1),
         (life() + life() + life(True), 3),
         (life(True) + life(None) + life(True), 2),
         (life(None) + life(None), 0),
@@ -71,3 +82,8 @@ def life(*told: str | bool | None) -> list[dict[str, object]]:
 )
 def test_failures_without_progress(events: list[dict[str, object]], in_vain: int) -> None:
     assert failures_in_vain(events) == in_vain
+
+
+def test_what_the_last_life_saved() -> None:
+    assert has_saved(life("save")) and has_saved(life() + life("save", False))
+    assert not has_saved([]) and not has_saved(life("save", False) + life())

@@ -1,0 +1,39 @@
+"""What an agent tells, and what is made of it."""
+
+import io
+
+from launcher.hosts.node import Told, _Teller
+from launcher.hosts.outcome import Failure, Outcome
+
+
+def told(number: int, outcome: Outcome | None) -> list[str]:
+    """The lines of an agent."""
+    written = io.BytesIO()
+    _Teller(written, number)(outcome)
+    return written.getvalue().decode().splitlines()
+
+
+def test_long_accounts_of_several_machines_are_put_together_in_whatever_order_their_lines_come() -> None:
+    """srun hands on a line whole that has at most a thousand bytes."""
+    outcomes = [
+        Outcome([Failure(rank, 1, 2.5, [f'"line {line}" of \\ 日本語' * 9 for line in range(30)])], [15])
+        for rank in range(3)
+    ]
+    lines = [told(number, outcome) for number, outcome in enumerate(outcomes)]
+    assert all(len(line) < 1000 for each in lines for line in each) and min(map(len, lines)) > 5
+    mixed = [line for each in zip(*(reversed(each) for each in lines), strict=True) for line in each]
+    listening, heard = Told(), {}
+    for line in mixed:
+        number, outcome = listening.hear(line) or (-1, None)
+        if outcome is not None:
+            heard[number] = outcome
+    assert heard == dict(enumerate(outcomes))
+
+
+def test_an_agent_says_that_it_is_there_and_what_it_does_not_say_is_no_word() -> None:
+    listening = Told()
+    [line] = told(7, None)
+    assert listening.hear(line) == (7, None)
+    assert listening.hear("{half a line") is None and listening.hear("[1]") is None and listening.hear("{}") is None
+    [line] = told(7, Outcome())
+    assert listening.hear(line) == (7, Outcome())
