@@ -62,7 +62,7 @@ def test_options_win_over_the_site_beside_the_run_and_that_over_the_users(run: P
     script = jobs(run, nodes="2-3", qos="options", time="90min").scripts()["train.sbatch"]
     assert set(directives(script)) >= {
         *("--account=users", "--partition=runs", "--qos=options", "--comment=users", "--gpus-per-node=h100:8"),
-        *("--nodes=2-3", "--ntasks-per-node=1", "--time=0-01:30:00", "--signal=B:USR1@300", "--requeue"),
+        *("--nodes=2-3", "--time=0-01:30:00", "--signal=B:USR1@300", "--requeue"),
         *("--mem=65536M", "--constraint='a&b'", "--exclusive", "--open-mode=append"),
         f"--output={tmp_path}/runs/t/slurm/%j.log",
     }
