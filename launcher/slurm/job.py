@@ -131,6 +131,9 @@ class Life:
 
     def _end(self, verdict: Verdict, left_out: list[str] | None = None) -> int:
         """Writes down what became of this life, and does what follows."""
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            # They change nothing any more, and would kill an interpreter that is ending: handlers are gone by then.
+            signal.signal(number, signal.SIG_IGN)
         told = {"job": self._job, "reason": verdict.reason, "then": verdict.then, "is_failure": verdict.is_failure}
         note(self._run_dir, "life_end", **told, **({"left_out": left_out} if left_out else {}))
         log.info("%s: %s", verdict.then, verdict.reason)
@@ -141,7 +144,6 @@ class Life:
         return 1 if verdict.is_failure else 0
 
     def _requeue(self, left_out: list[str]) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         try:
             if int(job_record(self._job).get("Restarts", "0")) == self._restarts:  # else Slurm does so already
                 back_to_the_queue(self._job, left_out)
