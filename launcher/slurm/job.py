@@ -202,6 +202,9 @@ class Life:
 
     def _end(self, verdict: Verdict, left_out: list[str] | None = None) -> int:
         """Writes down what became of this life, and does what follows."""
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            # They change nothing any more, and would kill an interpreter that is ending: handlers are gone by then.
+            signal.signal(number, signal.SIG_IGN)
         if verdict.then == "again" and not self._submission.requeue and not self._waiting():
             verdict = Verdict("ended", f"{verdict.reason}; no job of the chain is left: submit again", True)
         self._note_end(verdict, **({"left_out": left_out} if left_out else {}))
@@ -224,7 +227,6 @@ class Life:
             for job in self._waiting() if left_out else []:
                 exclude(job, left_out)
             return
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         try:
             if int(job_record(self._job).get("Restarts", "0")) == self._restarts:  # else Slurm does so already
                 back_to_the_queue(self._job, left_out)

@@ -13,6 +13,7 @@ def test_a_run_goes_on_behind_its_time_limit(run: Submitted, undisturbed: list[t
     slow_down(run)
     run.submit("--time", "2min", *PACED, UNSAVED)
     run.wait_for("the end of the first life", lambda: run.events("life_end"))
+    run.slurm.run("scontrol", "update", f"JobId={run.job}", "TimeLimit=10")
     let_go(run)
     run.wait_for_end()
     told = ["life", "start", "signal", "checkpoint", "life_end", "life", "resume", "checkpoint", "end", "life_end"]
