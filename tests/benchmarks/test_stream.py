@@ -37,6 +37,7 @@ def test_a_small_run_writes_a_whole_result_and_names_what_broke(tmp_path: Path) 
         assert run["peak"] >= run["imported"] > 0
 
 
+@pytest.mark.slow
 def test_what_names_no_contender_or_too_few_tokens_is_refused() -> None:
     for wrong, words in ((["--tokens", "1M"], "at least 1.4M"), (["--only", "nobody"], "nobody")):
         ended = subprocess.run([sys.executable, SCRIPT, *wrong], capture_output=True, text=True)

@@ -31,6 +31,7 @@ def through_cache(folder: Path, root: Path, open_shards: int) -> Stream:
     return stream_of_folder(folder, None, alpha=1, open_shards=open_shards, cache={"path": root, "size": size})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shards", "open_shards", "batch", "steps"),
     [

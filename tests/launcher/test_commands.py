@@ -125,6 +125,7 @@ def test_a_launcher_that_does_half_of_its_work_is_told_so(run: Path) -> None:
     assert said.splitlines()[-1].startswith("MASTER_ADDR, MASTER_PORT: not set")
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(run: Path) -> None:
     _, said = thalweg("launch", run, "--processes", 2, "train.lr=1e30", "train.grad_clip=0", cwd=run.parent, code=1)
     assert "is not finite" in said and "Traceback" not in said
@@ -146,6 +147,7 @@ def test_a_folder_with_a_model_and_a_training_of_its_own_shadows_nothing(run: Pa
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_no_compiler_is_needed(run: Path, tmp_path: Path) -> None:
     empty = tmp_path / "bin"
     empty.mkdir()
@@ -157,6 +159,7 @@ def test_no_compiler_is_needed(run: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "extensions").exists()
 
 
+@pytest.mark.slow
 @needs_proc
 def test_when_a_rank_is_killed_all_end_and_it_is_named(run: Path) -> None:
     run_dir = run.parent / "runs" / "t"
@@ -250,6 +253,7 @@ def two_ranks(run: Path, *assignments: str) -> list[contextlib.AbstractContextMa
     return [started("train", run, *assignments, cwd=run.parent, RANK=rank, **shared) for rank in "01"]
 
 
+@pytest.mark.slow
 @needs_proc
 def test_a_rank_that_is_told_to_end_and_then_loses_another_is_silent(run: Path) -> None:
     """A launcher's word may come before the collective fails, in which the rank waits for the one that is gone."""
@@ -264,6 +268,7 @@ def test_a_rank_that_is_told_to_end_and_then_loses_another_is_silent(run: Path) 
     assert staying.returncode == 128 + signal.SIGTERM and "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_ranks_of_a_launcher_that_sets_only_rank_and_world_size(run: Path) -> None:
     first, second = two_ranks(run, "train.tokens=400")
     with first as one, second as other:

@@ -27,7 +27,8 @@ from launcher.resume import choose
 from model.config import ModelConfig
 from model.exchange import gpt2
 from model.gpt import GPT
-from processes import RUN, environment, metrics, thalweg, write_run
+from processes import RUN, environment, metrics, write_run
+from ranks import thalweg
 from training import checkpoint
 from training.building import fill, keep
 from training.errors import RunError

@@ -17,7 +17,8 @@ from launcher.config import load_run
 from launcher.fork import fork, read_reset
 from launcher.inspect import batch_of
 from launcher.train import check_run
-from processes import VOCAB_SIZE, events, kill, metrics, started, thalweg, wait_for, write_run, write_untrained
+from processes import VOCAB_SIZE, events, kill, metrics, started, wait_for, write_run, write_untrained
+from ranks import thalweg
 from training import checkpoint
 from training.state_files import StateFiles
 

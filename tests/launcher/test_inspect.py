@@ -11,7 +11,8 @@ from data_pipeline.data_hash import begin, extend, token_hashes
 from data_pipeline.errors import InputError
 from data_pipeline.manifest import Manifest
 from launcher.inspect import batch_of
-from processes import events, metrics, thalweg, write_run
+from processes import events, metrics, write_run
+from ranks import thalweg
 
 
 @pytest.fixture(scope="module")

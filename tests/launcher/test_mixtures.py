@@ -7,7 +7,8 @@ import pytest
 from data_pipeline.errors import InputError
 from launcher.config import load_run
 from launcher.train import check_run
-from processes import events, metrics, thalweg, write_run
+from processes import events, metrics, write_run
+from ranks import thalweg
 
 PHASES = "data.phases=[{until_tokens: 480, weights: {a: 1}}, {until_tokens: 960, weights: {b: 1}, interpolate: true}, "
 FREE = ["data.mixture=null", "train.decay_tokens=1600", "checkpoint.every_tokens=400"]

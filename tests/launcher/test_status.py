@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from launcher.status import duration, judge, status_of
-from processes import kill, metrics, started, thalweg, wait_for, write_run
+from processes import kill, metrics, started, wait_for, write_run
+from ranks import thalweg
 from training.fence import Sign
 from training.run_folder import read_lines
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from processes import metrics, started, thalweg, wait_for, write_run
+from processes import metrics, started, wait_for, write_run
+from ranks import thalweg
 from tracked import tensorboard, wandb_history
 from training.history import lines_of_record
 from training.trackers import flat

@@ -74,6 +74,7 @@ def test_on_a_cpu(batch: int, length: int, band: int, causal: bool, documents: b
     assert_same(block_local, inputs, Visible(causal, band, told))
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(st.integers(1, 200), st.integers(1, 210), st.booleans(), st.booleans(), st.integers(0, 99))
 def test_flex_attention_has_the_same_mask(length: int, band: int, causal: bool, documents: bool, seed: int) -> None:

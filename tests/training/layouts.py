@@ -6,15 +6,14 @@ activations have 8 bits and sums are in another order. The data are the same in 
 
 import json
 import shutil
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from processes import environment, events, metrics, thalweg, write_run
+from processes import events, metrics, write_run
+from ranks import run_ranks, thalweg
 
 LOSS_TOLERANCE = {"fp32": 1e-6, "bf16": 5e-4}
 NORM_TOLERANCE = {"fp32": 1e-5, "bf16": 5e-2}
@@ -31,7 +30,6 @@ WATCHED = [
     "train.micro_batch=4", "train.tokens=1040", "train.decay_tokens=1040",
 ]  # fmt: skip
 """Five steps of thirteen sequences, an odd number for two groups, which are enough to tell a noise scale."""
-WORKER = Path(__file__).with_name("split_worker.py")
 
 
 @cache
@@ -39,11 +37,8 @@ def split(dimension: str) -> dict[str, dict]:
     """What the worker found where two ranks share every `sequence`, or every layer (`tensor`), by kind of network."""
     kinds = ["dense", "rotary", "sinusoidal", "bands", "documents", "documents in bands", "denoise"]
     kinds += ["compiled"] if shutil.which("g++") else []
-    ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [sys.executable, "-P", *ranks, WORKER, dimension, *kinds]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    out = run_ranks(2, "split_worker.py", dimension, *kinds)
+    found = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
     assert [each["kind"] for each in found] == kinds
     return {each["kind"]: each for each in found}
 

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.inspect import batch_of
-from processes import events, metrics, thalweg, write_run
+from processes import events, metrics, write_run
+from ranks import thalweg
 from training.batch_ramp import batch_sequences, batches, sequences_after, sequences_at_end
 from training.config import TrainConfig
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from data_pipeline.shards import FileEntry
-from processes import environment, events, metrics, thalweg, write_run
+from processes import environment, events, metrics, write_run
+from ranks import thalweg
 from training import checkpoint
 from training.checkpoint import CheckpointManifest
 from training.config import KeepConfig

@@ -11,7 +11,8 @@ from data_pipeline.shards import FileEntry
 from launcher.config import load_run
 from launcher.resume import choose
 from object_store import CREDENTIALS, put, s3_server
-from processes import events, metrics, thalweg, write_run
+from processes import events, metrics, write_run
+from ranks import thalweg
 from training import checkpoint, copies
 from training.checkpoint import CheckpointManifest
 from training.copies import Copier, Copies

@@ -4,17 +4,15 @@ What is taken over is equal bit for bit. Tolerance of the losses after it, relat
 """
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from processes import environment, metrics, thalweg, write_run
+from processes import metrics, write_run
+from ranks import run_ranks, thalweg
 from training.state_files import StateFiles
 
-WORKER = Path(__file__).with_name("reshard_worker.py")
 TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2}
 
 
@@ -22,12 +20,9 @@ def reshard(
     processes: int, stage: int, precision: str, before: Path | None, after: Path, variant: str = "plain", **zero: object
 ) -> list[float]:
     """The losses of three steps after a state was taken over and handed on."""
-    ranks = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     arguments = [stage, precision, before or "-", after, 5, variant, json.dumps(zero)]
-    command = [sys.executable, *ranks, WORKER, *map(str, arguments)]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    losses: list[float] = json.loads(done.stdout.splitlines()[-1])
+    out = run_ranks(processes, "reshard_worker.py", *arguments)
+    losses: list[float] = json.loads(out.splitlines()[-1])
     return losses
 
 

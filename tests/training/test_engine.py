@@ -7,10 +7,7 @@ bf16 keeps 8 bits of each activation, and the order of sums differs with the mic
 import copy
 import json
 import shutil
-import subprocess
-import sys
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +16,7 @@ from model.config import ModelConfig
 from model.gpt import GPT
 from model.objective import task
 from parity_worker import MODEL, STEPS, TRAIN, VARIANTS, batch, lr
-from processes import environment
+from ranks import run_ranks
 from training.optimizer import build_optimizer
 
 LOSS_TOLERANCE = {"fp32": 2e-6, "bf16": 1e-3}
@@ -59,18 +56,8 @@ def plain_loop(precision: str, model: ModelConfig = MODEL) -> tuple[list[float],
 def run_worker(
     stage: int, precision: str, processes: int, variant: str = "plain", micro_batch: int = 2, **zero: object
 ) -> dict:
-    worker = Path(__file__).with_name("parity_worker.py")
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    arguments = [str(worker), str(stage), precision, str(micro_batch), variant, json.dumps(zero)]
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", *torchrun, *arguments],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    out = run_ranks(processes, "parity_worker.py", stage, precision, micro_batch, variant, json.dumps(zero))
+    return json.loads(out.splitlines()[-1])
 
 
 @pytest.mark.slow
@@ -81,14 +68,23 @@ def test_every_stage_trains_like_a_plain_loop(stage: int, precision: str, proces
     assert_trains_like_a_plain_loop(precision, run_worker(stage, precision, processes), MODEL)
 
 
+NOT_COMPILED = sorted({name for name, (_, _, compiles) in VARIANTS.items() if not compiles} - {"plain", "wide"})
+COMPILED = [(0, "bf16", "compiled"), (1, "bf16", "compiled every block"), (2, "fp32", "compiled")]
+"""Stage, precision, variant: compiling costs seconds, so each stage at which it is done, precision and variant once."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", sorted(VARIANTS.keys() - {"plain", "wide"}))
+@pytest.mark.parametrize("variant", NOT_COMPILED)
 @pytest.mark.parametrize(("stage", "precision"), [(0, "bf16"), (1, "bf16"), (2, "fp32"), (3, "fp32"), (3, "bf16")])
 def test_every_variant_trains_like_a_plain_loop(stage: int, precision: str, variant: str) -> None:
-    model, _, compiles = VARIANTS[variant]
-    if compiles and (stage == 3 or shutil.which("g++") is None):
-        pytest.skip("nothing is compiled at stage 3, and nothing without a compiler")
-    assert_trains_like_a_plain_loop(precision, run_worker(stage, precision, 2, variant), model)
+    assert_trains_like_a_plain_loop(precision, run_worker(stage, precision, 2, variant), VARIANTS[variant][0])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="nothing is compiled without a compiler")
+@pytest.mark.parametrize(("stage", "precision", "variant"), COMPILED)
+def test_what_is_compiled_trains_like_a_plain_loop(stage: int, precision: str, variant: str) -> None:
+    assert_trains_like_a_plain_loop(precision, run_worker(stage, precision, 2, variant), VARIANTS[variant][0])
 
 
 def assert_trains_like_a_plain_loop(precision: str, seen: dict, model: ModelConfig) -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from processes import metrics, thalweg, write_run
+from processes import metrics, write_run
+from ranks import thalweg
 from training import checkpoint
 
 KINDS = {

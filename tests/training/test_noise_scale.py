@@ -7,8 +7,6 @@ estimated noise and signal are differences of such squares and are allowed ten t
 import copy
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import cache
 from itertools import accumulate, pairwise
@@ -29,7 +27,8 @@ from model.gpt import GPT
 from model.objective import task
 from noise_worker import MICRO_BATCH, STEPS
 from parity_worker import MODEL, VARIANTS, batch
-from processes import environment, metrics, thalweg, write_run
+from processes import metrics, write_run
+from ranks import run_ranks, thalweg
 from training.config import MetricsConfig, NoiseScaleConfig, TrainConfig
 from training.gradient_norms import GradientNorms
 from training.noise_scale import Estimate, NoiseScale, Smoothed, advice, estimate, forward_sizes, of_means
@@ -37,6 +36,8 @@ from training.parallel_config import Place
 from training.run import Progress, Run
 
 TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}
+COMPILED = [(0, "bf16", "compiled"), (1, "bf16", "compiled every block"), (2, "fp32", "compiled")]
+"""Stage, precision, variant: compiling costs seconds, so each stage at which it is done, precision and variant once."""
 
 
 @given(
@@ -204,19 +205,10 @@ def assert_hooks_see_each_forward(
     stage: int, precision: str, groups: int, variant: str = "plain", sequence: int = 1
 ) -> None:
     """On so many groups of `sequence` ranks, which share each sequence."""
-    worker = Path(__file__).with_name("noise_worker.py")
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(groups * sequence)]
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", *torchrun, str(worker), str(stage), precision, variant, str(sequence)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    out = run_ranks(groups * sequence, "noise_worker.py", stage, precision, variant, sequence)
     tolerance = TOLERANCE[precision]
     plain = plain_gradients(precision, groups, VARIANTS[variant][0])
-    for step, seen in enumerate(json.loads(done.stdout.splitlines()[-1])):
+    for step, seen in enumerate(json.loads(out.splitlines()[-1])):
         sizes, gradients = zip(*plain[step], strict=True)
         deal = Deal(len(batch(step)), groups, MICRO_BATCH)
         assert forward_sizes(deal) == list(sizes)
@@ -241,11 +233,16 @@ def test_at_every_stage_hooks_see_each_forward_s_own_gradient_once(stage: int, p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["every block", "selective", "compiled", "compiled every block"])
+@pytest.mark.parametrize("variant", ["every block", "selective"])
 @pytest.mark.parametrize(("stage", "precision"), [(0, "bf16"), (1, "bf16"), (2, "fp32"), (3, "fp32")])
-def test_what_is_computed_again_or_compiled_is_counted_once(stage: int, precision: str, variant: str) -> None:
-    if VARIANTS[variant][2] and (stage == 3 or shutil.which("g++") is None):
-        pytest.skip("nothing is compiled at stage 3, and nothing without a compiler")
+def test_what_is_computed_again_is_counted_once(stage: int, precision: str, variant: str) -> None:
+    assert_hooks_see_each_forward(stage, precision, 2, variant)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="nothing is compiled without a compiler")
+@pytest.mark.parametrize(("stage", "precision", "variant"), COMPILED)
+def test_what_is_compiled_is_counted_once(stage: int, precision: str, variant: str) -> None:
     assert_hooks_see_each_forward(stage, precision, 2, variant)
 
 

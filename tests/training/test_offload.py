@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from parity_worker import VARIANTS
-from processes import environment, metrics, thalweg, write_run
+from processes import environment, metrics, write_run
+from ranks import thalweg
 from test_elastic import TOLERANCE, assert_equal, reshard
 from test_engine import assert_trains_like_a_plain_loop, run_worker
 from training.errors import ASKED_TO_END

@@ -12,7 +12,8 @@ import pytest
 
 from data_pipeline.errors import InputError
 from launcher.config import load_run
-from processes import events, metrics, started, thalweg, wait_for, write_run
+from processes import events, metrics, started, wait_for, write_run
+from ranks import thalweg
 
 
 @pytest.fixture

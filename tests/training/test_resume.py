@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from processes import events, kill, metrics, started, thalweg, wait_for, write_run
+from processes import events, kill, metrics, started, wait_for, write_run
+from ranks import thalweg
 from training import checkpoint
 from training.config import KeepConfig
 from training.keeping import prune

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from processes import thalweg, write_run
+from processes import write_run
+from ranks import thalweg
 from tracked import tensorboard
 from training.run_folder import RunFolder
 

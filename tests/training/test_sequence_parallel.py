@@ -7,7 +7,8 @@ import pytest
 
 from launcher.config import RunConfig
 from layouts import SHORT, WATCHED, assert_numbers_of_the_whole, assert_same, assert_watched_alike, split
-from processes import RUN, events, thalweg, write_run
+from processes import RUN, events, write_run
+from ranks import thalweg
 
 
 @pytest.mark.slow

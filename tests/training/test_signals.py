@@ -9,7 +9,8 @@ import psutil
 import pytest
 
 from odd_ranks import ranks
-from processes import environment, events, metrics, started, thalweg, wait_for, write_run
+from processes import environment, events, metrics, started, wait_for, write_run
+from ranks import thalweg
 from training import checkpoint
 from training.errors import ASKED_TO_END
 from training.heartbeat import read

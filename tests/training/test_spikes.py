@@ -1,8 +1,6 @@
 """Losses and gradients that are no number or stand out: told, left out, taken back; and a kill in between."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,8 @@ import yaml
 
 from data_pipeline.manifest import Manifest
 from data_pipeline.shard_writer import ShardWriter
-from processes import RUN, VOCAB_SIZE, environment, events, kill, metrics, started, thalweg, wait_for, write_run
+from processes import RUN, VOCAB_SIZE, events, kill, metrics, started, wait_for, write_run
+from ranks import ranks_ended, thalweg
 from training import checkpoint, skipped
 
 STAND_OUT = ["spikes.window=16", "spikes.threshold=8", "train.lr=1e-2", "train.tokens=4000", "train.decay_tokens=8000"]
@@ -30,15 +29,7 @@ def planted(
 ) -> str:
     """A run on processes of its own, in which one rank's gradient is no number `at` rank:step,step…; what it said."""
     worker = Path(__file__).with_name("spike_worker.py")
-    torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    done = subprocess.run(
-        [*torchrun, str(worker), *map(str, arguments)],
-        cwd=cwd,
-        env=environment(**{what: at}),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = ranks_ended(processes, worker, *arguments, cwd=cwd, **{what: at})
     assert (done.returncode != 0) == bool(code), done.stderr
     return done.stderr
 

@@ -17,7 +17,8 @@ from launcher.config import RunConfig, load_run
 from layouts import SHORT, WATCHED, assert_numbers_of_the_whole, assert_same, assert_watched_alike, split
 from model.config import ModelConfig
 from model.gpt import GPT
-from processes import RUN, events, metrics, thalweg, write_run, write_untrained
+from processes import RUN, events, metrics, write_run, write_untrained
+from ranks import thalweg
 from training.building import fill, keep
 from training.checkpoint import open_network
 from training.parallel_config import ParallelConfig, Place

@@ -9,7 +9,8 @@ import pytest
 
 from data_pipeline.errors import InputError
 from launcher.track import check_installed
-from processes import environment, kill, metrics, started, thalweg, wait_for, write_run
+from processes import environment, kill, metrics, started, wait_for, write_run
+from ranks import thalweg
 from tracked import tensorboard, wandb_history
 from training.history import lines_of_record
 from training.trackers import flat

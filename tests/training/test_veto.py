@@ -1,13 +1,10 @@
 """A step that is not approved of changes nothing, at any stage, and the ones behind it go on."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-from processes import environment
+from ranks import run_ranks
 
 
 @pytest.mark.slow
@@ -41,17 +38,7 @@ def test_nor_of_what_each_of_the_ranks_that_share_layers_has_whole(stage: int, p
 
 
 def assert_changes_only_where_it_should(stage: int, precision: str, processes: int = 2, **zero: object) -> None:
-    worker = Path(__file__).with_name("veto_worker.py")
-    torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    done = subprocess.run(
-        [*torchrun, str(worker), str(stage), precision, json.dumps(zero)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout.splitlines()[-1])
+    seen = json.loads(run_ranks(processes, "veto_worker.py", stage, precision, json.dumps(zero)).splitlines()[-1])
     late = ["late"] if zero.get("offload_optimizer", "none") == "none" else []
     assert [step["what"] for step in seen] == ["refused", "made", "refused", "spoilt", *late, "made", "apart"]
     for step in seen:

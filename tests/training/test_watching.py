@@ -25,7 +25,8 @@ from model import attention
 from model.config import ModelConfig
 from model.gpt import GPT
 from model.objective import task
-from processes import RUN, metrics, thalweg, write_run
+from processes import RUN, metrics, write_run
+from ranks import thalweg
 from training import checkpoint
 from training.batch_ramp import batches
 from training.layer_norms import layer_of

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from data_pipeline.errors import InputError
 from launcher.config import load_run
-from processes import thalweg, write_run
+from processes import write_run
+from ranks import thalweg
 from training.deepspeed_config import check_machines, deepspeed_config
 from training.zero_config import ZeroConfig
 
