@@ -1,5 +1,7 @@
 """Slurm, its administrator or a user ask a submitted run to end: it goes on, or does not, as they want it."""
 
+from datetime import datetime, timedelta
+
 import pytest
 
 from slowed import let_go, slow_down
@@ -10,8 +12,12 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_run_goes_on_behind_its_time_limit(run: Submitted, undisturbed: list[tuple[int, str]]) -> None:
+    """Slurm looks twice a minute whether the lead before a limit has begun."""
     slow_down(run)
-    run.submit("--time", "2min", *PACED, UNSAVED)
+    run.submit("--time", "10min", "--lead", 60, *PACED, UNSAVED)
+    run.wait_for_step(2)
+    limit = (datetime.now() + timedelta(seconds=75)).isoformat(timespec="seconds")
+    run.slurm.run("scontrol", "update", f"JobId={run.job}", f"EndTime={limit}")
     run.wait_for("the end of the first life", lambda: run.events("life_end"))
     run.slurm.run("scontrol", "update", f"JobId={run.job}", "TimeLimit=10")
     let_go(run)
