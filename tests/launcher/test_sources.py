@@ -93,6 +93,6 @@ def test_a_rank_that_opened_other_data_than_rank_0_is_named(run: Path) -> None:
         shards = {"a": [4000, 3000], "b": [2000], "c": [last]}
         write_folder(run.parent / f"of{rank}", shards, VOCAB_SIZE, validation=400, tokenizer=tokenizer)
     arguments = ["launch", run, "--processes", 2, "data.path=of${RANK}"]
-    _, said = thalweg(*arguments, cwd=run.parent, code=2)
+    _, said = thalweg(*arguments, cwd=run.parent, code=2, RANK="0")
     assert "data: rank 1 opened other data than rank 0; give all machines the same, and start anew" in said
     assert "Traceback" not in said and not (run.parent / "runs/t/metrics.jsonl").exists()

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 import launcher.cli
+import processes
 from processes import environment
 
 
@@ -56,19 +57,19 @@ def _ended(environments: list[dict[str, str]], command: list[str], cwd: Path) ->
 
 
 def ranks_ended(
-    processes: int, program: Path, *arguments: object, cwd: Path | None = None, **variables: str
+    number: int, program: Path, *arguments: object, cwd: Path | None = None, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """A program on so many ranks: the first exit code that is not 0, and what all of them wrote."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(processes)}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(number)}
     shared |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"} | variables
-    environments = [environment(RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(processes)]
+    environments = [environment(RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(number)]
     return _ended(environments, [str(program), *map(str, arguments)], cwd or Path.cwd())
 
 
-def run_ranks(processes: int, program: str, *arguments: object) -> str:
+def run_ranks(number: int, program: str, *arguments: object) -> str:
     """What the ranks of a program in this folder wrote to stdout. Fails with their stderr if one of them does."""
-    done = ranks_ended(processes, Path(__file__).with_name(program), *arguments)
+    done = ranks_ended(number, Path(__file__).with_name(program), *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -76,8 +77,11 @@ def run_ranks(processes: int, program: str, *arguments: object) -> str:
 def thalweg(*arguments: object, cwd: Path, code: int = 0, **variables: str) -> tuple[str, str]:
     """As that of processes.py; of `launch --processes N` the ranks alone, as torchrun starts them.
 
-    No variables that are read while Python starts or something is imported.
+    What is to be refused the launcher refuses, once for all. No variables that are read while Python starts or
+    something is imported.
     """
+    if arguments[0] == "launch" and code:
+        return processes.thalweg(*arguments, cwd=cwd, code=code, **variables)
     program, words = Path(launcher.cli.__file__), [str(each) for each in arguments]
     if words[0] == "launch":
         at = words.index("--processes")
