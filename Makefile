@@ -26,7 +26,7 @@ smoke: setup ## The whole way on the CPU: prepare, train, stop, resume, generate
 	$(BIN)/python -P tests/smoke.py
 
 test: setup ## All tests
-	OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest -n 3 --dist worksteal
 
 test-fast: setup ## The tests that take seconds
 	$(BIN)/python -P -m pytest -m 'not slow' -n auto --dist worksteal
