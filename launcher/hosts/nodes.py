@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+import psutil
+
 from launcher.hosts.node import SIGN_OF_LIFE, Told
 from launcher.hosts.outcome import Outcome, together
 from launcher.profile_signal import SIGNAL as PROFILE
@@ -51,6 +53,14 @@ class Nodes:
         if self._ends_by is None:
             self._ends_by = time.monotonic() + self._shutdown_timeout + GRACE
             self.say("end")
+
+    def kill(self) -> None:
+        """Ends what runs the agents, which find that out, without a chance to say anything."""
+        for agent in self._agents.values():
+            with suppress(psutil.Error):  # it has ended
+                # The child first: srun's would speak for its parent.
+                for process in (*psutil.Process(agent.pid).children(), psutil.Process(agent.pid)):
+                    process.kill()
 
     def wait(self, limit: float = math.inf, already: Sequence[int] = ()) -> Outcome:
         """Waits until all have ended, for `limit` seconds from when all were there. If one fails or is lost, all end.

@@ -20,6 +20,7 @@ from typing import Any
 from data_pipeline.errors import InputError
 from launcher.config import RunConfig, load_run
 from launcher.hosts.agent import Program
+from launcher.hosts.nodes import Nodes
 from launcher.hosts.outcome import Failure, Outcome
 from launcher.logs import log_to_stderr
 from launcher.preflight.check import check, needs_of
@@ -46,7 +47,9 @@ OVERDUE = 30.0
 TOLD = 8
 """So many faults of the pre-flight stand in the reason; the event `preflight` has all."""
 LOOKS = 10.0
-"""Seconds between two looks at how long the job may still run."""
+"""Seconds between two looks at how long the job may still run, and whether a later life has begun."""
+TAIL = 1 << 16
+"""Bytes at the end of events.jsonl in which a later life would stand."""
 
 
 class Life:
@@ -128,6 +131,7 @@ class Life:
         program = Program("launcher.cli", ["train", self._submission.config])
         nodes = start_step(self._submission, program, self._nodes, logs, patience, profile_all)
         threading.Thread(target=self._watch_the_time, daemon=True).start()
+        threading.Thread(target=self._leave_to_a_later_life, args=(nodes,), daemon=True).start()
         if self._submission.interrupts:
             interrupt_in_time(self._submission, self._job)
         outcome = nodes.wait(already=self._received)
@@ -170,6 +174,22 @@ class Life:
         if _is_preempted(record) or self._left() < min(self._submission.lead, OVERDUE):
             self._received.append(signal.SIGUSR1)
         return bool(self._received)
+
+    def _leave_to_a_later_life(self, nodes: Nodes) -> None:
+        """Ends this life without a word where another has begun: Slurm took it for lost while its node was cut off.
+
+        Once the node is back, srun would ask Slurm to end the step, whose number the later life's step has as well.
+        """
+        while (later := self._later_life()) is None:
+            time.sleep(LOOKS)
+        nodes.kill()
+        log.warning("a later life has begun, on %s; this one is over", ", ".join(later["nodes"]))
+        os._exit(1)
+
+    def _later_life(self) -> dict[str, Any] | None:
+        lines = read_lines(self._run_dir / "events.jsonl", last=TAIL)
+        begun = [each for each in lines if each["event"] == "life"][-1:]
+        return next((each for each in begun if (each["job"], each["restarts"]) != (self._job, self._restarts)), None)
 
     def _left(self) -> float:
         """Seconds until the time limit."""
@@ -236,10 +256,9 @@ class Life:
             raise RunError(f"{self._run_dir}: {reason}") from None
 
     def _note_end(self, verdict: Verdict, **details: Any) -> None:
-        """Raises RunError where the next life has begun: Slurm took this one for lost while its node was cut off."""
-        begun = [each for each in read_lines(self._run_dir / "events.jsonl") if each["event"] == "life"][-1]
-        if (begun["job"], begun["restarts"]) != (self._job, self._restarts):
-            raise RunError(f"{self._run_dir}: a later life has begun, on {', '.join(begun['nodes'])}; this one is over")
+        """Raises RunError where the next life has begun."""
+        if later := self._later_life():
+            raise RunError(f"{self._run_dir}: a later life has begun, on {', '.join(later['nodes'])}; this one is over")
         told = {"job": self._job, "reason": verdict.reason, "then": verdict.then, "is_failure": verdict.is_failure}
         note(self._run_dir, "life_end", **told, **details)
         log.info("%s: %s", verdict.then, verdict.reason)

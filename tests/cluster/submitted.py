@@ -60,12 +60,12 @@ class Submitted:
         [rank] = [each for each in self.processes(node) if "launcher.cli" in each.cmdline()]
         return rank
 
-    def processes(self, node: str) -> list[psutil.Process]:
-        """All that run code of ours there."""
+    def processes(self, node: str, word: str = "launcher.") -> list[psutil.Process]:
+        """All that run code of ours there, or those with a certain word in their command line."""
         found = []
         for process in self.slurm.hosts.processes(node):
             with suppress(psutil.Error):  # it has ended
-                if any(word.startswith("launcher.") for word in process.cmdline()):
+                if any(each.startswith(word) for each in process.cmdline()):
                     found.append(process)
         return found
 

@@ -67,6 +67,8 @@ def test_a_writer_that_wakes_up_on_a_node_that_was_cut_off_changes_nothing(
     (run.folder / "held").unlink()
     writer.resume()
     writer.wait()
+    for what in ("launcher.slurm.job", "srun"):
+        run.wait_for(f"{what} gone from node1", lambda what=what: not run.processes("node1", what))
     run.slurm.heal("node1")
     run.wait_for_end()
     run.slurm.wait_for("nothing left on node1", lambda: not run.processes("node1"))
