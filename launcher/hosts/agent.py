@@ -57,13 +57,21 @@ class Node:
         return sum(self.processes[: self.number])
 
 
+class AskedTooEarly(AskedToEnd):
+    """By the signal `number`, before there was anything to save."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"{signal.Signals(number).name}: asked to end before any rank was started")
+        self.number = number
+
+
 def run_ranks(
     program: Program, node: Node, logs: Path | None, shutdown_timeout: int, already: Sequence[int] = ()
 ) -> Outcome:
     """Runs this machine's processes to their end; when one dies, all are ended.
 
     SIGTERM, SIGUSR1 and SIGINT are handed on to them: they save and leave by themselves.
-    Raises AskedToEnd for a signal that comes before there are any, as `already` have.
+    Raises AskedTooEarly for a signal that comes before there are any, as `already` have.
     """
     allow_all_open_files()
     for name in logging.root.manager.loggerDict:  # each has a level of its own
@@ -91,7 +99,7 @@ def run_ranks(
     )
     with _handling(program, handed_on):
         if already:
-            raise _nothing_to_save(already[0])
+            raise AskedTooEarly(already[0])
         try:
             # -P: a folder called model/ or training/ where the run is started must not stand in for ours.
             elastic_launch(config, sys.executable)("-P", "-u", "-m", program.module, *program.arguments)
@@ -132,15 +140,11 @@ def _hand_on(program: Program, handed_on: list[int], number: int, frame: FrameTy
     handed_on.append(number)
     children = psutil.Process().children()
     if not children:
-        raise _nothing_to_save(number)
+        raise AskedTooEarly(number)
     for child in children:
         with suppress(psutil.Error):  # it may be gone by now
             if program.module in child.cmdline():
                 child.send_signal(number)
-
-
-def _nothing_to_save(number: int) -> AskedToEnd:
-    return AskedToEnd(f"{signal.Signals(number).name}: asked to end before any rank was started")
 
 
 def cores_here() -> int:

@@ -33,11 +33,10 @@ from typing import Any, BinaryIO
 
 import psutil
 
-from launcher.hosts.agent import END_ALL, Node, Program, cores_here, end_surely, run_ranks
+from launcher.hosts.agent import END_ALL, AskedTooEarly, Node, Program, cores_here, end_surely, run_ranks
 from launcher.hosts.outcome import Failure, Outcome
 from launcher.preflight.account import HOST
 from launcher.profile_signal import hold_back, pass_on
-from training.errors import AskedToEnd
 
 SIGN_OF_LIFE = 5.0
 """Seconds between two of those that the launcher gives."""
@@ -120,8 +119,8 @@ def main() -> None:
     logs = Path(assignment.logs) if assignment.logs else None
     try:
         outcome = run_ranks(assignment.program, node, logs, assignment.shutdown_timeout, EARLY)
-    except AskedToEnd:
-        outcome = Outcome([Failure(node.first_rank, -signal.SIGTERM, 0.0)], [signal.SIGTERM])
+    except AskedTooEarly as asked:
+        outcome = Outcome([Failure(node.first_rank, -asked.number, time.time())], [asked.number])
     tell(outcome)
     sys.stderr.flush()
     os._exit(outcome.code)  # the thread may be waiting for a word that never comes

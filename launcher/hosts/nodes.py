@@ -83,7 +83,7 @@ class Nodes:
                 self._miss_absent(time.monotonic() - began)
                 self._end_in_time(time.monotonic() > are_there + limit, going)
         self._over.set()
-        return together([*self._outcomes.values(), Outcome(signals=self._signals, lost=self._lost)])
+        return together([Outcome(signals=self._signals, lost=self._lost), *self._outcomes.values()])
 
     def _hear(self, name: str, line: str | None, going: set[str]) -> None:
         if line is None:

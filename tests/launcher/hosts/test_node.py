@@ -1,8 +1,12 @@
 """What an agent tells, and what is made of it."""
 
 import io
+import signal
+import subprocess
+import sys
 
-from launcher.hosts.node import Told, _Teller
+from launcher.hosts.agent import Program
+from launcher.hosts.node import Assignment, Told, _Teller
 from launcher.hosts.outcome import Failure, Outcome
 
 
@@ -37,3 +41,18 @@ def test_an_agent_says_that_it_is_there_and_what_it_does_not_say_is_no_word() ->
     assert listening.hear("{half a line") is None and listening.hear("[1]") is None and listening.hear("{}") is None
     [line] = told(7, Outcome())
     assert listening.hear(line) == (7, Outcome())
+
+
+def test_a_signal_before_there_are_ranks_is_told_as_what_it_is() -> None:
+    """Whoever takes SIGUSR1, by which Slurm announces a limit, for SIGTERM takes it for the end of the run."""
+    assignment = Assignment(Program("launcher.cli", ["train", "none.yaml"]), ["localhost"], [1], 0, "x", None, 5)
+    agent = subprocess.run(
+        [sys.executable, "-P", "-m", "launcher.hosts.node"],
+        input=assignment.as_line(0) + f"signal {int(signal.SIGUSR1)}\n",
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    listening = Told()
+    told = [outcome for line in agent.stdout.splitlines() if (heard := listening.hear(line)) and (outcome := heard[1])]
+    assert agent.returncode == 75 and [(each.code, each.signals) for each in told] == [(75, [signal.SIGUSR1])]
