@@ -89,7 +89,7 @@ class RunFolder:
         self._waiting: list[tuple[Path, str]] = []
         if writes:
             self._fence = Fence(path, takeover_after)
-            self.life = 1 + _begun(path)
+            self.life = 1 + lives_begun(path)
 
     @property
     def staging(self) -> Path | None:
@@ -128,7 +128,7 @@ class RunFolder:
 
     def event_for_rank_0(self, event: str, step: int, tokens: int, **details: Any) -> None:
         """The same, on a rank that stands in for a rank 0 that hangs. Nothing once its life was taken over from."""
-        if _begun(self.path) > self.life:
+        if lives_begun(self.path) > self.life:
             return
         with (self.path / "events.jsonl").open("a") as file:
             file.write(_as_json(self._event(event, step, tokens) | details) + "\n")
@@ -168,10 +168,13 @@ class RunFolder:
 
 
 def note(path: Path, event: str, **details: Any) -> None:
-    """Appends a line to events.jsonl of a run that no rank is writing for: of who starts and ends the ranks."""
+    """Appends a line to events.jsonl of a run that no rank is writing for: of who starts and ends the ranks.
+
+    It is of the last life of ranks that has begun, unless `details` have another.
+    """
     lines = read_lines(path / "events.jsonl")
     last = lines[-1] if lines else {}
-    told = {"time": time.time(), "life": _begun(path), "event": event}
+    told = {"time": time.time(), "life": lives_begun(path), "event": event}
     told |= {"step": last.get("step", 0), "tokens": last.get("tokens", 0)} | details
     path.mkdir(parents=True, exist_ok=True)
     with (path / "events.jsonl").open("a") as file:
@@ -196,7 +199,7 @@ def _finite(value: Any) -> Any:
     return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _begun(path: Path) -> int:
+def lives_begun(path: Path) -> int:
     """How many lives of a run have begun."""
     return sum(each["event"] in ("start", "resume") for each in read_lines(path / "events.jsonl"))
 

@@ -36,7 +36,7 @@ from launcher.slurm.trial import holds, interrupt_in_time
 from launcher.slurm.verdict import Cause, Ending, Verdict, failures_in_vain, has_saved, judge, stall_of
 from training.checkpoint import latest
 from training.errors import ASKED_TO_END, RunError
-from training.run_folder import note, read_lines
+from training.run_folder import lives_begun, note, read_lines
 
 log = logging.getLogger("thalweg.job")
 
@@ -61,6 +61,8 @@ class Life:
         self._nodes = hostnames(os.environ["SLURM_JOB_NODELIST"])
         self._received: list[int] = []
         self._is_overdue = False
+        self._life = 1 + lives_begun(self._run_dir)
+        """The number that the ranks will give theirs."""
         for number in (signal.SIGUSR1, signal.SIGTERM):
             signal.signal(number, self._receive)
 
@@ -70,7 +72,7 @@ class Life:
     def live(self) -> int:
         """Lives it; returns the exit code of the batch script."""
         events = read_lines(self._run_dir / "events.jsonl")
-        note(self._run_dir, "life", job=self._job, restarts=self._restarts, nodes=self._nodes, reason=self._why(events))
+        self._note("life", restarts=self._restarts, nodes=self._nodes, reason=self._why(events))
         if self._is_finished(events):
             return self._end(Verdict("finished", "the run was done before"))
         if (before := failures_in_vain(events)) >= self._submission.failures:
@@ -113,7 +115,7 @@ class Life:
             faults, serious, left_out = [str(error)], True, list(lost)
         if self._cause() is not None:
             return self._judge(SAVED), []
-        note(self._run_dir, "preflight", job=self._job, faults=faults, seconds=time.monotonic() - began)
+        self._note("preflight", faults=faults, seconds=time.monotonic() - began)
         if not serious:
             return None
         reason = f"pre-flight: {'; '.join(faults[:TOLD])}{f'; and {len(faults) - TOLD} more' * (len(faults) > TOLD)}"
@@ -255,12 +257,15 @@ class Life:
             self._note_end(Verdict("ended", reason, is_failure=True))
             raise RunError(f"{self._run_dir}: {reason}") from None
 
+    def _note(self, event: str, **details: Any) -> None:
+        note(self._run_dir, event, life=self._life, job=self._job, **details)
+
     def _note_end(self, verdict: Verdict, **details: Any) -> None:
         """Raises RunError where the next life has begun."""
         if later := self._later_life():
             raise RunError(f"{self._run_dir}: a later life has begun, on {', '.join(later['nodes'])}; this one is over")
-        told = {"job": self._job, "reason": verdict.reason, "then": verdict.then, "is_failure": verdict.is_failure}
-        note(self._run_dir, "life_end", **told, **details)
+        told = {"reason": verdict.reason, "then": verdict.then, "is_failure": verdict.is_failure}
+        self._note("life_end", **told, **details)
         log.info("%s: %s", verdict.then, verdict.reason)
 
 
