@@ -110,6 +110,7 @@ def run_ranks(
         else:
             failed = {}
         finally:
+            signal.signal(END_ALL, signal.SIG_IGN)  # there is nothing left to end
             output.close()
     return Outcome([_failure(rank, code, at, output) for rank, (code, at) in failed.items()], handed_on)
 

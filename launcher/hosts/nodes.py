@@ -16,6 +16,7 @@ import psutil
 from launcher.hosts.node import SIGN_OF_LIFE, Told
 from launcher.hosts.outcome import Outcome, together
 from launcher.profile_signal import SIGNAL as PROFILE
+from training.errors import ASKED_TO_END
 from training.signals import ASKING
 
 ANSWER_SECONDS = 300.0
@@ -35,6 +36,7 @@ class Nodes:
         self._there: set[int] = set()
         self._lost: dict[str, str] = {}
         self._ends_by: float | None = None
+        self._ends_at = math.inf
         self._signals: list[int] = []
         self._over = threading.Event()
         self._writing = threading.Lock()
@@ -96,7 +98,9 @@ class Nodes:
         self._there.add(number)
         if outcome is not None:
             self._outcomes[number] = outcome
-            if outcome.code:
+            if outcome.code == ASKED_TO_END:  # all leave together, and each says so
+                self._ends_at = min(self._ends_at, time.monotonic() + self._shutdown_timeout)
+            elif outcome.code:
                 self.end()
 
     def _miss(self, name: str, why: str) -> None:
@@ -113,7 +117,7 @@ class Nodes:
                     self._lost.setdefault(host, f"it did not answer within {ANSWER_SECONDS:.0f} s")
 
     def _end_in_time(self, is_over: bool, going: set[str]) -> None:
-        if self._lost or is_over:
+        if self._lost or is_over or time.monotonic() > self._ends_at:
             self.end()
         if self._ends_by is not None and time.monotonic() > self._ends_by:
             for name in list(going):

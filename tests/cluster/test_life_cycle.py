@@ -51,10 +51,15 @@ def test_a_bad_node_is_left_out_after_the_preflight(run: Submitted) -> None:
 
 def test_a_cluster_s_own_interruptions_are_tried(run: Submitted) -> None:
     """`submit --verify-resume`: signalled once, requeued once, and bit for bit the undisturbed run."""
-    said = run.thalweg("submit", run.config, "--nodes", 2, "--no-preflight", "--verify-resume", 400)
+    said = run.thalweg("submit", run.config, "--nodes", 2, "--no-preflight", "--verify-resume", 200)
     folder = run.folder / "runs" / "t-verify-resume"
     assert str(Path("runs") / "t-verify-resume" / "verdict.json") in said
-    run.run_dir, run.job = folder / "killed", max(map(int, re.findall(r"job (\d+)", said)))
+    straight, killed = map(int, re.findall(r"job (\d+)", said))
+    run.run_dir, run.job = folder / "straight", straight
+    run.wait_for_end()
+    run.run_dir, run.job = folder / "killed", killed
+    for lives in (1, 2):
+        run.wait_for(f"the end of life {lives}", lambda lives=lives: len(run.events("life_end")) == lives)
     run.wait_for_end()
     verdict = json.loads((folder / "verdict.json").read_text())
     assert verdict["holds"] and verdict["tried"] and verdict["same_layout"] and len(verdict["resumed_at"]) == 2

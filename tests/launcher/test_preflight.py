@@ -72,7 +72,7 @@ def test_what_is_wrong_with_a_machine_is_told_also_when_a_rank_dies(tmp_path: Pa
         capture_output=True,
         text=True,
         check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (400, 4096)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400)),
     )
     assert done.returncode == 1, done.stderr
     host = socket.gethostname()

@@ -256,7 +256,7 @@ def test_a_job_runs_the_snapshot_whatever_becomes_of_the_checkout(run: Path, tmp
     ours = [
         line
         for line in done.stderr.splitlines()
-        if any(f"code object from '{each}" in line for each in (checkout, ROOT))
+        if any(f"code object from '{each / part}/" in line for each in (checkout, ROOT) for part in PARTS)
     ]
     assert not ours and f"{code}/training/loop.py" in done.stderr
     described = json.loads((tmp_path / "runs" / "t" / "environment.json").read_text())

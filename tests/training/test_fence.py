@@ -49,7 +49,9 @@ main()
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """All files but what processes print, which they may do until they are gone."""
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if not name.startswith("logs/")}
 
 
 def send(process: subprocess.Popen, number: int) -> None:
