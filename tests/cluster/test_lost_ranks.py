@@ -60,3 +60,17 @@ def test_a_run_that_fails_again_and_again_without_progress_ends(run: Submitted) 
     assert all("rank 1 ended with SIGKILL" in reason for _, reason in run.reasons())
     assert "lives in a row that failed without a checkpoint: 2" in run.reasons()[1][1]
     assert not run.slurm.run("squeue", "--noheader")
+
+
+def test_a_run_of_one_node_whose_agent_is_killed_is_not_taken_for_done(
+    run: Submitted, undisturbed: list[tuple[int, str]]
+) -> None:
+    run.patch(PACE)
+    run.submit(*PACED, nodes=1)
+    run.wait_for_step(12)
+    [agent] = [each for each in run.processes("node1", "launcher.hosts.node") if each.cmdline()[0] != "srun"]
+    agent.kill()
+    run.wait_for_end()
+    assert [then for then, _ in run.reasons()] == ["again", "finished"]
+    assert run.reasons()[0][1].startswith("node1: srun ended with ")
+    assert run.data_of(40) == undisturbed
