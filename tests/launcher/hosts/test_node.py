@@ -46,13 +46,13 @@ def test_an_agent_says_that_it_is_there_and_what_it_does_not_say_is_no_word() ->
 def test_a_signal_before_there_are_ranks_is_told_as_what_it_is() -> None:
     """Whoever takes SIGUSR1, by which Slurm announces a limit, for SIGTERM takes it for the end of the run."""
     assignment = Assignment(Program("launcher.cli", ["train", "none.yaml"]), ["localhost"], [1], 0, "x", None, 5)
-    agent = subprocess.run(
-        [sys.executable, "-P", "-m", "launcher.hosts.node"],
-        input=assignment.as_line(0) + f"signal {int(signal.SIGUSR1)}\n",
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "launcher.hosts.node"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as agent:
+        assert agent.stdin is not None and agent.stdout is not None
+        agent.stdin.write(assignment.as_line(0) + f"signal {int(signal.SIGUSR1)}\n")
+        agent.stdin.flush()
+        lines = agent.stdout.readlines()  # stdin stays open: its end would be a word, too
     listening = Told()
-    told = [outcome for line in agent.stdout.splitlines() if (heard := listening.hear(line)) and (outcome := heard[1])]
+    told = [outcome for line in lines if (heard := listening.hear(line)) and (outcome := heard[1])]
     assert agent.returncode == 75 and [(each.code, each.signals) for each in told] == [(75, [signal.SIGUSR1])]
