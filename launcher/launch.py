@@ -1,31 +1,25 @@
 """Starting the processes of a run, on this machine or on the hosts of a hostfile, and again after a failure."""
 
 import logging
-import os
 import sys
-import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from data_pipeline.errors import InputError
 from launcher.config import RunConfig
-from launcher.hosts.agent import Node, Program, cores_here, run_ranks
+from launcher.hosts.agent import Node, Program, run_ranks
 from launcher.hosts.attempts import Attempts
-from launcher.hosts.description import known_as, refuse_differences
+from launcher.hosts.description import refuse_differences
 from launcher.hosts.hostfile import Host, read_hostfile
-from launcher.hosts.node import Assignment
-from launcher.hosts.nodes import Nodes
 from launcher.hosts.outcome import NOT_AT_FAULT, Outcome, account, raise_for
-from launcher.hosts.ssh import ask, environment, start_agents
+from launcher.hosts.rank_logs import log_folder
+from launcher.hosts.ssh import environment
+from launcher.hosts.starting import Machines, prepare_here, processes_here
 from launcher.init_from import pinned
 from launcher.profile_signal import pass_on
 from launcher.save_time import shutdown_timeout
 from launcher.train import check_run
-from training.collectives import talk_over_loopback
 
 log = logging.getLogger("thalweg.launch")
 
@@ -66,17 +60,14 @@ def launch_run(config: RunConfig, manner: Manner) -> None:
 
 def _here(config: RunConfig, manner: Manner) -> Callable[[str], Outcome]:
     """Starts the ranks of this machine, when it is called with what to resume from."""
-    count = manner.processes or torch.cuda.device_count() or 1
-    if 0 < torch.cuda.device_count() < count:
-        raise InputError(f"--processes: is {count}, this machine has {torch.cuda.device_count()} GPUs")
+    count = processes_here(manner.processes)
     assignments = _checked(config, manner, count)
     pass_on(to_all=config.profile.ranks == "all")
-    talk_over_loopback()
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores_here() // count)))
+    prepare_here(count)
 
     def start(resume: str) -> Outcome:
         program = _program(manner.run, assignments, resume)
-        return run_ranks(program, Node(0, [count]), _log_folder(config), shutdown_timeout(config.folder))
+        return run_ranks(program, Node(0, [count]), log_folder(config.folder), shutdown_timeout(config.folder))
 
     return start
 
@@ -86,29 +77,15 @@ def _on_hosts(config: RunConfig, manner: Manner) -> Callable[[str], Outcome]:
     assert manner.hostfile is not None
     hosts = read_hostfile(manner.hostfile)
     variables = environment(manner.env)
-    found = ask([host.name for host in hosts], [str(manner.run), *manner.assignments])
-    counts = {host.name: manner.processes or host.slots or found[host.name].gpus or 1 for host in hosts}
-    refuse_differences(found, counts)
-    _refuse_more_than_slots(hosts, counts, manner.hostfile)
-    assignments = _checked(config, manner, sum(counts.values()))
+    machines = Machines.of(hosts, manner.processes, [str(manner.run), *manner.assignments])
+    refuse_differences(machines.found, machines.processes)
+    _refuse_more_than_slots(hosts, machines.processes, manner.hostfile)
+    assignments = _checked(config, manner, sum(machines.processes.values()))
 
     def start(resume: str) -> Outcome:
-        patience = shutdown_timeout(config.folder)
-        agents = start_agents(
-            list(counts),
-            Assignment(
-                program=_program(manner.run, assignments, resume),
-                hosts=known_as(found),
-                processes=list(counts.values()),
-                port=found[hosts[0].name].free_port,
-                run_id=uuid.uuid4().hex,
-                logs=str(_log_folder(config).absolute()),
-                shutdown_timeout=patience,
-                profile_all=config.profile.ranks == "all",
-                environment=variables,
-            ),
-        )
-        return Nodes(agents, list(counts), patience).wait()
+        program, patience = _program(manner.run, assignments, resume), shutdown_timeout(config.folder)
+        logs, profile_all = log_folder(config.folder.absolute()), config.profile.ranks == "all"
+        return machines.start(program, variables, patience, logs, profile_all).wait()
 
     return start
 
@@ -130,11 +107,6 @@ def _checked(config: RunConfig, manner: Manner, world_size: int) -> list[str]:
 
 def _program(run: Path, assignments: list[str], resume: str) -> Program:
     return Program("launcher.cli", ["train", str(run), *assignments, "--resume", resume])
-
-
-def _log_folder(config: RunConfig) -> Path:
-    """Of one start; what each rank prints is kept there."""
-    return config.folder / "logs" / time.strftime("%Y%m%d-%H%M%S")
 
 
 def _show_last_lines(outcome: Outcome) -> None:

@@ -174,7 +174,7 @@ def note(path: Path, event: str, **details: Any) -> None:
     """
     lines = read_lines(path / "events.jsonl")
     last = lines[-1] if lines else {}
-    told = {"time": time.time(), "life": lives_begun(path), "event": event}
+    told = {"time": time.time(), "life": _begun(lines), "event": event}
     told |= {"step": last.get("step", 0), "tokens": last.get("tokens", 0)} | details
     path.mkdir(parents=True, exist_ok=True)
     with (path / "events.jsonl").open("a") as file:
@@ -201,7 +201,11 @@ def _finite(value: Any) -> Any:
 
 def lives_begun(path: Path) -> int:
     """How many lives of a run have begun."""
-    return sum(each["event"] in ("start", "resume") for each in read_lines(path / "events.jsonl"))
+    return _begun(read_lines(path / "events.jsonl"))
+
+
+def _begun(events: list[dict[str, Any]]) -> int:
+    return sum(each["event"] in ("start", "resume") for each in events)
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -8,7 +8,10 @@ import os
 import sys
 import tempfile
 import threading
+import time
 from collections import deque
+from contextlib import AbstractContextManager
+from io import FileIO
 from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
@@ -16,6 +19,11 @@ from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
 LAST_LINES = 30
 SECONDS_AT_THE_END = 5.0
 """What a process of a process leaves open is not waited for longer."""
+
+
+def log_folder(run_dir: Path) -> Path:
+    """Of one start of a run; what each rank prints is kept there."""
+    return run_dir / "logs" / time.strftime("%Y%m%d-%H%M%S")
 
 
 class RankLogs(LogsSpecs):
@@ -37,8 +45,11 @@ class RankLogs(LogsSpecs):
 
     def path_of(self, rank: int) -> Path | None:
         """The file of a rank; None where it has none."""
-        path = self.folder / f"rank-{rank:05d}.log" if self.folder else None
+        path = self._file(rank)
         return path if path and path.exists() else None
+
+    def _file(self, rank: int) -> Path | None:
+        return self.folder / f"rank-{rank:05d}.log" if self.folder else None
 
     def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
         """Where each local rank's output goes; called by torch's agent before it starts them."""
@@ -59,15 +70,13 @@ class RankLogs(LogsSpecs):
 
     def _read(self, pipe: Path, rank: int) -> None:
         lines = self.last_lines.setdefault(rank, deque(maxlen=LAST_LINES))
-        path = self.folder / f"rank-{rank:05d}.log" if self.folder else None
-        with pipe.open("rb") as reading:
+        with pipe.open("rb") as reading, _Kept(self._file(rank)) as kept:
             for line in reading:
                 lines.append(line.decode(errors="replace").rstrip("\n"))
                 with self._showing:
                     sys.stderr.buffer.write(line)
                     sys.stderr.buffer.flush()
-                if path is not None:
-                    path = _keep(path, line)
+                kept.write(line)
 
     def close(self) -> None:
         """Waits until all that was printed is shown."""
@@ -76,13 +85,26 @@ class RankLogs(LogsSpecs):
         self._pipes.cleanup()
 
 
-def _keep(path: Path, line: bytes) -> Path | None:
-    """Appends to a file; None once that does not go any more, which is told."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as file:
-            file.write(line)
-    except OSError as error:
-        sys.stderr.write(f"{path}: cannot be written ({error}); what follows is shown only\n")
-        return None
-    return path
+class _Kept(AbstractContextManager["_Kept"]):
+    """A file that is there from the first line on; once it cannot be written any more, which is told, nothing is."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._file: FileIO | None = None
+
+    def write(self, line: bytes) -> None:
+        """Appends a line, at once."""
+        if self._path is None:
+            return
+        try:
+            if self._file is None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self._path.open("ab", buffering=0)
+            self._file.write(line)
+        except OSError as error:
+            sys.stderr.write(f"{self._path}: cannot be written ({error}); what follows is shown only\n")
+            self._path = None
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()

@@ -1,22 +1,14 @@
 """Where the ranks of a check run: here, on the hosts of a hostfile, or on the nodes of a job."""
 
-import os
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
-from data_pipeline.errors import InputError
-from launcher.hosts.agent import Node, Program, cores_here, run_ranks
-from launcher.hosts.description import known_as
+from launcher.hosts.agent import Node, Program, run_ranks
 from launcher.hosts.hostfile import read_hostfile
-from launcher.hosts.node import Assignment
-from launcher.hosts.nodes import Nodes
 from launcher.hosts.outcome import Outcome, account
-from launcher.hosts.ssh import ask, environment, start_agents
+from launcher.hosts.ssh import environment
+from launcher.hosts.starting import Machines, prepare_here, processes_here
 from launcher.preflight.probe import LIMIT
-from training.collectives import talk_over_loopback
 from training.errors import RunError
 
 Start = Callable[[str, list[str]], None]
@@ -34,13 +26,10 @@ def start_here(processes: int | None) -> Start:
 
     Raises InputError for more of them than GPUs.
     """
-    count = processes or torch.cuda.device_count() or 1
-    if 0 < torch.cuda.device_count() < count:
-        raise InputError(f"--processes: is {count}, this machine has {torch.cuda.device_count()} GPUs")
+    count = processes_here(processes)
 
     def start(module: str, arguments: list[str]) -> None:
-        talk_over_loopback()
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores_here() // count)))
+        prepare_here(count)
         refuse_failure(run_ranks(Program(module, arguments), Node(0, [count]), None, PATIENCE))
 
     return start
@@ -51,25 +40,12 @@ def start_on_hosts(path: Path, processes: int | None) -> tuple[Start, list[str]]
 
     Raises InputError where the file is wrong or a host does not answer.
     """
-    hosts = read_hostfile(path)
-    found = ask([host.name for host in hosts], [])
-    counts = {host.name: processes or host.slots or found[host.name].gpus or 1 for host in hosts}
-    variables = environment([])
+    machines, variables = Machines.of(read_hostfile(path), processes, []), environment([])
 
     def start(module: str, arguments: list[str]) -> None:
-        assignment = Assignment(
-            program=Program(module, arguments),
-            hosts=known_as(found),
-            processes=list(counts.values()),
-            port=found[hosts[0].name].free_port,
-            run_id=uuid.uuid4().hex,
-            logs=None,
-            shutdown_timeout=PATIENCE,
-            environment=variables,
-        )
-        refuse_failure(Nodes(start_agents(list(counts), assignment), list(counts), PATIENCE).wait(LIMIT + PATIENCE))
+        refuse_failure(machines.start(Program(module, arguments), variables, PATIENCE).wait(LIMIT + PATIENCE))
 
-    return start, list(counts)
+    return start, list(machines.processes)
 
 
 def refuse_failure(outcome: Outcome) -> None:

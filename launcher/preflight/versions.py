@@ -2,11 +2,12 @@
 
 import platform
 import re
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 import xxhash
+
+from training.run_folder import package_version
 
 ROOMS = ("model", "data_pipeline", "training", "evaluation", "planning", "launcher")
 DRIVER = Path("/proc/driver/nvidia/version")
@@ -17,8 +18,8 @@ def versions() -> dict[str, str]:
     found = {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "deepspeed": _installed("deepspeed"),
-        "thalweg": f"{_installed('thalweg')} {code_hash(Path(__file__).parents[2])}",
+        "deepspeed": package_version("deepspeed"),
+        "thalweg": f"{package_version('thalweg')} {code_hash(Path(__file__).parents[2])}",
         "cuda": torch.version.cuda,
     }
     if torch.cuda.is_available():
@@ -26,13 +27,6 @@ def versions() -> dict[str, str]:
     if DRIVER.exists() and (told := re.search(r"\s(\d+\.\d[\d.]*)\s", DRIVER.read_text())):
         found["driver"] = told[1]
     return {name: value for name, value in found.items() if value is not None}
-
-
-def _installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def code_hash(root: Path) -> str:

@@ -7,6 +7,7 @@ that ended without one was killed: the next one says so.
 """
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ from launcher.config import RunConfig, load_run
 from launcher.hosts.agent import Program
 from launcher.hosts.nodes import Nodes
 from launcher.hosts.outcome import Failure, Outcome
+from launcher.hosts.rank_logs import log_folder
 from launcher.logs import log_to_stderr
 from launcher.preflight.check import check, needs_of
 from launcher.preflight.judge import hosts_to_leave_out, is_serious
@@ -128,7 +130,7 @@ class Life:
         if self._cause() is not None or self._is_late():  # before there was anybody to hand a signal on to
             return self._judge(SAVED)
         patience = shutdown_timeout(self._run_dir)
-        logs = self._run_dir / "logs" / time.strftime("%Y%m%d-%H%M%S")
+        logs = log_folder(self._run_dir)
         profile_all = self._config.profile.ranks == "all"
         program = Program("launcher.cli", ["train", self._submission.config])
         nodes = start_step(self._submission, program, self._nodes, logs, patience, profile_all)
@@ -173,7 +175,7 @@ class Life:
     def _is_late(self) -> bool:
         """Whether the life is to end before it has begun; a signal may have come while nobody listened."""
         record = job_record(self._job)
-        if _is_preempted(record) or self._left() < min(self._submission.lead, OVERDUE):
+        if _is_preempted(record) or _seconds_left(record) < min(self._submission.lead, OVERDUE):
             self._received.append(signal.SIGUSR1)
         return bool(self._received)
 
@@ -196,10 +198,9 @@ class Life:
     def _left(self) -> float:
         """Seconds until the time limit."""
         try:
-            end = job_record(self._job).get("EndTime", "Unknown")
-            return datetime.fromisoformat(end).timestamp() - time.time()
-        except (RunError, ValueError):
-            return float("inf")
+            return _seconds_left(job_record(self._job))
+        except RunError:
+            return math.inf
 
     def _cause(self) -> Cause | None:
         """Who asked for the end of this life, if anybody did."""
@@ -220,7 +221,7 @@ class Life:
                 return "requeued"
             return "time limit" if record.get("Reason") == "TimeLimit" else "cancelled"
         near = max(self._submission.lead, shutdown_timeout(self._run_dir)) + 60
-        return "time limit" if self._left() < near else "signal"
+        return "time limit" if _seconds_left(record) < near else "signal"
 
     def _end(self, verdict: Verdict, left_out: list[str] | None = None) -> int:
         """Writes down what became of this life, and does what follows."""
@@ -267,6 +268,14 @@ class Life:
         told = {"reason": verdict.reason, "then": verdict.then, "is_failure": verdict.is_failure}
         self._note("life_end", **told, **details)
         log.info("%s: %s", verdict.then, verdict.reason)
+
+
+def _seconds_left(record: dict[str, str]) -> float:
+    """Until the time limit; infinite where there is none."""
+    try:
+        return datetime.fromisoformat(record.get("EndTime", "Unknown")).timestamp() - time.time()
+    except ValueError:
+        return math.inf
 
 
 def _is_preempted(record: dict[str, str]) -> bool:

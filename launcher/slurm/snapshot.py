@@ -16,13 +16,14 @@ import xxhash
 
 from data_pipeline.durable import whole_folder, write_whole
 from launcher.config import RunConfig, load_recipe
+from launcher.preflight.versions import ROOMS
 from launcher.yaml_file import write_yaml
 from training.run_folder import commit
 
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout, or the code of a snapshot."""
 
-PARTS = ("launcher", "evaluation", "planning", "training", "data_pipeline", "model", "configs", "slurm")
+PARTS = (*ROOMS, "configs", "slurm")
 
 
 class Snapshot:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -10,6 +11,8 @@ from hosts import Hosts, why_not
 from processes import metrics, thalweg, write_run
 from slurm import Slurm
 from submitted import PACED, Submitted
+
+Machines = TypeVar("Machines", Hosts, Slurm)
 
 
 def _require(reason: str | None) -> None:
@@ -20,26 +23,25 @@ def _require(reason: str | None) -> None:
         pytest.skip(reason)
 
 
+def _running(machines: Machines) -> Iterator[Machines]:
+    """Until all tests are done."""
+    try:
+        machines.start()
+        yield machines
+    finally:
+        machines.stop()
+
+
 @pytest.fixture(scope="session")
 def started_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     _require(why_not())
-    hosts = Hosts(tmp_path_factory.mktemp("hosts"), 2)
-    try:
-        hosts.start()
-        yield hosts
-    finally:
-        hosts.stop()
+    yield from _running(Hosts(tmp_path_factory.mktemp("hosts"), 2))
 
 
 @pytest.fixture(scope="session")
 def started_slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     _require(why_not("munged", "slurmctld", "slurmd", "sbatch"))
-    slurm = Slurm(tmp_path_factory.mktemp("slurm"), 3)
-    try:
-        slurm.start()
-        yield slurm
-    finally:
-        slurm.stop()
+    yield from _running(Slurm(tmp_path_factory.mktemp("slurm"), 3))
 
 
 @pytest.fixture(scope="session")

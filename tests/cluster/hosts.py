@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,12 +185,10 @@ class Hosts:
                 continue
             self.heal(host)
             for process in self.processes(host):
-                try:
+                with suppress(psutil.NoSuchProcess):
                     # sshd's children, which serve a user, have its name.
                     if process.name() not in daemons or process.ppid() != self._machines[host].init:
                         process.kill()
-                except psutil.NoSuchProcess:
-                    pass
 
     def _port(self, host: str) -> str:
         return f"port{self._numbers[host]}"

@@ -1,10 +1,7 @@
 """Nodes that a run loses while it trains: it goes on without them, and what is left of it there changes nothing."""
 
-from pathlib import Path
-
 import pytest
 
-from slurm import Slurm
 from submitted import PACE, PACED, Submitted
 from training import checkpoint
 
@@ -25,11 +22,6 @@ def held(self, target):
 Path.replace = held
 """
 """In the first life the checkpoint of step 20 is whole, and all but renamed into its place."""
-
-
-@pytest.fixture
-def run(slurm: Slurm, tmp_path: Path) -> Submitted:
-    return Submitted(slurm, tmp_path)
 
 
 @pytest.mark.parametrize("lost", ["node1", "node2"], ids=["the_one_with_the_job's_script", "another"])

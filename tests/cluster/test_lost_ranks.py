@@ -1,10 +1,7 @@
 """Processes of a run that die or hang: all others end, and the run goes on in another life, if that is of any use."""
 
-from pathlib import Path
-
 import pytest
 
-from slurm import Slurm
 from submitted import PACE, PACED, Submitted
 
 pytestmark = pytest.mark.slow
@@ -22,11 +19,6 @@ def killed(*arguments):
 loop._step = killed
 """
 WATCHFUL = ["watch.heartbeat_every=1s", "watch.stall_after=12s", "watch.then=end"]
-
-
-@pytest.fixture
-def run(slurm: Slurm, tmp_path: Path) -> Submitted:
-    return Submitted(slurm, tmp_path)
 
 
 @pytest.mark.parametrize(
