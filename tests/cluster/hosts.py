@@ -76,6 +76,26 @@ def started_inside(entered: subprocess.Popen[str]) -> psutil.Process:
     return psutil.Process(entered.pid).children()[0]
 
 
+def name_of(process: psutil.Process) -> str:
+    """Its name; empty once it has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return process.name()
+    return ""
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    """Its command line; empty once it has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return process.cmdline()
+    return []
+
+
+def kill(process: psutil.Process) -> None:
+    """SIGKILL, unless it has ended."""
+    with suppress(psutil.NoSuchProcess):
+        process.kill()
+
+
 @dataclass
 class _Machine:
     """The processes that hold a host's namespaces: `unshare`, and the host's init as this machine sees it."""
@@ -172,13 +192,14 @@ class Hosts:
         self.run(host, [sshd, "-f", f"{self.folder}/sshd_config", "-E", str(log)])
 
     def processes(self, host: str) -> list[psutil.Process]:
-        """All processes of a host but its init."""
+        """All processes of a host but its init; any may end at any time, see `name_of` and `words_of`."""
         init = self._machines[host].init
         namespace = _namespace(init)
         return [each for each in psutil.process_iter() if each.pid != init and _namespace(each.pid) == namespace]
 
     def reset(self, daemons: tuple[str, ...] = ("sshd",)) -> None:
         """All hosts on, connected and without processes other than `daemons`."""
+        killed = []
         for host in self._numbers:
             if not self.is_on(host):
                 self.boot(host)
@@ -189,6 +210,8 @@ class Hosts:
                     # sshd's children, which serve a user, have its name.
                     if process.name() not in daemons or process.ppid() != self._machines[host].init:
                         process.kill()
+                        killed.append(process)
+        psutil.wait_procs(killed, timeout=60)
 
     def _port(self, host: str) -> str:
         return f"port{self._numbers[host]}"

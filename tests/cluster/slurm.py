@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import psutil
 
-from hosts import Hosts
+from hosts import Hosts, name_of
 
 Found = TypeVar("Found")
 
@@ -198,7 +198,7 @@ class Slurm:
 
     def restart_controller(self) -> None:
         """As a service manager does it: asked to end, then killed, since it may wait for nodes that are gone."""
-        daemons = [process for process in self.hosts.processes("ctl") if process.name() == "slurmctld"]
+        daemons = [process for process in self.hosts.processes("ctl") if name_of(process) == "slurmctld"]
         self.run("scontrol", "shutdown", "slurmctld")
         for process in psutil.wait_procs(daemons, timeout=10)[1]:
             process.kill()
@@ -207,7 +207,7 @@ class Slurm:
 
     def kill_slurmd(self, node: str) -> None:
         """SIGKILL for a node's daemon; its jobs run on."""
-        daemons = [process for process in self.hosts.processes(node) if process.name() == "slurmd"]
+        daemons = [process for process in self.hosts.processes(node) if name_of(process) == "slurmd"]
         for process in daemons:
             process.kill()
         psutil.wait_procs(daemons)
@@ -252,7 +252,7 @@ class Slurm:
         self.wait_until_idle()
 
     def _daemons(self, host: str) -> set[str]:
-        return {process.name() for process in self.hosts.processes(host)} & set(DAEMONS)
+        return {name_of(process) for process in self.hosts.processes(host)} & set(DAEMONS)
 
     def _start_munged(self, host: str) -> None:
         files = [f"--key-file={self.folder}/munge.key", f"--log-file={self.folder}/munged.{host}.log"]

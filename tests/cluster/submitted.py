@@ -3,12 +3,12 @@
 import os
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import yaml
 
+from hosts import words_of
 from processes import command, environment, events, metrics, write_run
 from slurm import Slurm
 
@@ -57,17 +57,13 @@ class Submitted:
 
     def rank_on(self, node: str) -> psutil.Process:
         """The process that trains there."""
-        [rank] = [each for each in self.processes(node) if "launcher.cli" in each.cmdline()]
+        [rank] = [each for each in self.processes(node) if "launcher.cli" in words_of(each)]
         return rank
 
     def processes(self, node: str, word: str = "launcher.") -> list[psutil.Process]:
         """All that run code of ours there, or those with a certain word in their command line."""
-        found = []
-        for process in self.slurm.hosts.processes(node):
-            with suppress(psutil.Error):  # it has ended
-                if any(each.startswith(word) for each in process.cmdline()):
-                    found.append(process)
-        return found
+        found = self.slurm.hosts.processes(node)
+        return [each for each in found if any(part.startswith(word) for part in words_of(each))]
 
     def thalweg(self, *arguments: object, **options: object) -> str:
         """What a command prints that a user gives on ctl."""

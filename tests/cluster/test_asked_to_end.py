@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from hosts import name_of
 from slowed import let_go, slow_down
 from slurm import DAEMONS, Slurm
 from submitted import LONG, PACED, UNSAVED, Submitted
@@ -60,7 +61,7 @@ def test_a_job_that_its_user_cancels_does_not_come_back(slurm: Slurm, run: Submi
     assert not slurm.run("squeue", "--noheader")
     assert slurm.job(run.job)["Restarts"] == "0"
     for node in slurm.nodes:
-        assert {each.name() for each in slurm.hosts.processes(node)} <= set(DAEMONS)
+        assert {name_of(each) for each in slurm.hosts.processes(node)} <= {*DAEMONS, ""}
 
 
 def test_stop_ends_a_run_that_waits_and_one_that_runs(slurm: Slurm, run: Submitted) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from hosts import words_of
 from submitted import PACE, PACED, Submitted
 
 pytestmark = pytest.mark.slow
@@ -60,7 +61,7 @@ def test_a_run_of_one_node_whose_agent_is_killed_is_not_taken_for_done(
     run.patch(PACE)
     run.submit(*PACED, nodes=1)
     run.wait_for_step(12)
-    [agent] = [each for each in run.processes("node1", "launcher.hosts.node") if each.cmdline()[0] != "srun"]
+    [agent] = [each for each in run.processes("node1", "launcher.hosts.node") if words_of(each)[:1] != ["srun"]]
     agent.kill()
     run.wait_for_end()
     assert [then for then, _ in run.reasons()] == ["again", "finished"]
