@@ -108,19 +108,26 @@ def preflight(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check machines before a run, within a minute, and name what is wrong with which."""
+    """Check machines before a run, within a minute, and name what is wrong with which.
+
+    Those of --hostfile; in a job of Slurm's, such as a shell of salloc, its nodes; else this one.
+    """
     from launcher.config import load_run
     from launcher.preflight.check import check, needs_of
     from launcher.preflight.starting import start_here, start_on_hosts
     from launcher.preflight.table import show
+    from launcher.slurm.allocation import nodes_here, start_on_nodes
 
     needs = needs_of(load_run(run) if run else None)
-    if hostfile is None:
-        verdict = check(start_here(processes), needs)
-    else:
+    if hostfile:
         start, hosts = start_on_hosts(hostfile, processes)
-        with tempfile.TemporaryDirectory(prefix=".preflight-", dir=Path.cwd()) as shared:  # the hosts see it, too
-            verdict = check(start, needs, hosts, Path(shared) / "preflight.json")
+    elif hosts := nodes_here():
+        start = start_on_nodes(hosts, processes)
+    else:
+        start = start_here(processes)
+    seen_by_all = Path.cwd() if hosts else None
+    with tempfile.TemporaryDirectory(prefix=".preflight-", dir=seen_by_all) as folder:
+        verdict = check(start, needs, hosts, Path(folder) / "preflight.json")
     if as_json:
         print(json.dumps(verdict.as_json()))
     else:

@@ -105,6 +105,10 @@ NEVER_SERIOUS = ("write_mb_per_s",)
 """Rates that say more of a shared disk, and of who else is writing there, than of a machine."""
 
 
+OF_ALL = ("free_gb", "folder", "manifest")
+"""Of a single machine that was asked, what others that share its disk would have as well."""
+
+
 def is_serious(fault: Fault) -> bool:
     """Whether a run should not start with it."""
     return fault.what not in NEVER_SERIOUS
@@ -115,14 +119,16 @@ def hosts_to_leave_out(verdict: Mapping[str, Any]) -> list[str]:
 
     What several machines all have, such as a full disk that they share, is not theirs: without any of them it would be
     the same. If nothing is left and `ok` is false, another try is of no use. One machine alone has its faults for
-    itself.
+    itself, but those of a disk.
     """
     hosts = list(dict.fromkeys(node["host"] for node in verdict["nodes"]))
     having: dict[str, set[str]] = defaultdict(set)
     for fault in verdict["faults"]:
         if fault["what"] not in NEVER_SERIOUS:
             having[fault["what"]].add(fault["host"])
-    own = {host for which in having.values() if len(which) < max(2, len(hosts)) for host in which}
+    if len(hosts) == 1:
+        return hosts if having.keys() - set(OF_ALL) else []
+    own = {host for which in having.values() if len(which) < len(hosts) for host in which}
     return [host for host in hosts if host in own]
 
 

@@ -122,7 +122,8 @@ class Life:
             return None
         reason = f"pre-flight: {'; '.join(faults[:TOLD])}{f'; and {len(faults) - TOLD} more' * (len(faults) > TOLD)}"
         in_vain = failures_in_vain(read_lines(self._run_dir / "events.jsonl"))
-        if 0 < len(left_out) < len(self._nodes) and in_vain <= self._submission.failures:
+        is_of_use = 0 < len(left_out) < max(2, len(self._nodes))
+        if is_of_use and in_vain <= self._submission.failures:
             return Verdict("again", reason), left_out
         return Verdict("ended" if in_vain >= self._submission.failures else "again", reason, is_failure=True), []
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from launcher.hosts.agent import Program
@@ -33,16 +34,14 @@ def start_step(
         # The jobs of a run have one name, and those that follow each other higher numbers.
         environment={TURN: f"{job} {life} {os.environ['SLURM_JOB_NAME']}"},
     )
+    return start_agents(assignment, submission.srun, [*submission.wrapper, submission.python])
+
+
+def start_agents(assignment: Assignment, options: Sequence[str], python: Sequence[str]) -> Nodes:
+    """Starts the agents of an assignment on all its hosts; `options` are more of srun's."""
+    module = ["-P", "-u", "-m", "launcher.hosts.node"]
     step = subprocess.Popen(
-        [
-            *_srun(submission, len(nodes)),
-            *submission.wrapper,
-            submission.python,
-            "-P",
-            "-u",
-            "-m",
-            "launcher.hosts.node",
-        ],
+        [*srun(len(assignment.hosts), options), *python, *module],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -50,10 +49,10 @@ def start_step(
     assert step.stdin is not None
     step.stdin.write(assignment.as_line())
     step.stdin.flush()
-    return Nodes({"srun": step}, nodes, patience)
+    return Nodes({"srun": step}, assignment.hosts, assignment.shutdown_timeout)
 
 
-def _srun(submission: Submission, nodes: int) -> list[str]:
+def srun(nodes: int, options: Sequence[str]) -> list[str]:
     """One task a node, which has all that the job has there."""
     cores = os.environ.get("SLURM_CPUS_PER_TASK")
     return [
@@ -66,5 +65,5 @@ def _srun(submission: Submission, nodes: int) -> list[str]:
         "--mem=0",
         "--kill-on-bad-exit=0",
         "--wait=0",
-        *submission.srun,
+        *options,
     ]

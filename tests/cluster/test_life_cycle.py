@@ -49,6 +49,18 @@ def test_a_bad_node_is_left_out_after_the_preflight(run: Submitted) -> None:
     assert "pre-flight" in run.events("life")[1]["reason"]
 
 
+def test_a_job_of_one_bad_node_goes_on_elsewhere(run: Submitted) -> None:
+    run.slurm.hosts.run("node1", ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", "/dev/shm"])
+    try:
+        run.submit(nodes=1, preflight=True)
+        run.wait_for_end()
+    finally:
+        run.slurm.power_off("node1")
+        run.slurm.boot("node1")
+    assert [each["nodes"] for each in run.events("life")] == [["node1"], ["node2"]]
+    assert [then for then, _ in run.reasons()] == ["again", "finished"]
+
+
 def test_a_cluster_s_own_interruptions_are_tried(run: Submitted) -> None:
     """`submit --verify-resume`: signalled once, requeued once, and bit for bit the undisturbed run."""
     said = run.thalweg("submit", run.config, "--nodes", 2, "--no-preflight", "--verify-resume", 200)

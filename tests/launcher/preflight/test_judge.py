@@ -126,7 +126,8 @@ def test_of_a_silent_machine_and_those_that_waited_for_it_only_the_silent_one_is
         ("abc", ["a disk", "b disk", "c disk"], ""),  # it would be full without any of them
         ("abc", ["a disk", "b disk", "c disk", "c torch", "b answer"], "bc"),
         ("ab", ["b disk", "b disk"], "b"),
-        ("a", ["a disk"], "a"),
+        ("a", ["a free_gb", "a folder"], ""),
+        ("a", ["a free_gb", "a answer"], "a"),
     ],
 )
 def test_what_all_have_leaves_nobody_out(hosts: str, faults: list[str], named: str) -> None:
