@@ -5,16 +5,18 @@ are still shown.
 """
 
 import os
-import sys
 import tempfile
 import threading
 import time
 from collections import deque
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, suppress
 from io import FileIO
 from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
+
+from launcher.hosts.terminal import PseudoTerminal, plain_lines, show
 
 LAST_LINES = 30
 SECONDS_AT_THE_END = 5.0
@@ -30,10 +32,11 @@ class RankLogs(LogsSpecs):
     """One file a rank, `rank-00003.log`, with stdout and stderr in the order in which they came."""
 
     def __init__(self, folder: Path | None, *, on_terminal: bool) -> None:
-        """`on_terminal`: rank 0 prints to this process's terminal itself, which can then show how far it is."""
+        """`on_terminal`: rank 0 has a terminal, which is shown on this process's, and can draw how far it is."""
         super().__init__()
         self.folder, self._on_terminal = folder, on_terminal
         self._pipes = tempfile.TemporaryDirectory(prefix="thalweg-")
+        self._terminal: PseudoTerminal | None = None
         self._readers: list[threading.Thread] = []
         self._showing = threading.Lock()
         self.last_lines: dict[int, deque[str]] = {}
@@ -57,32 +60,45 @@ class RankLogs(LogsSpecs):
         for local, variables in envs.items():
             rank = int(variables["RANK"])
             if self._on_terminal and rank == 0:
-                paths[local] = ""
-                continue
-            pipe = Path(self._pipes.name) / str(rank)
-            os.mkfifo(pipe)
-            reader = threading.Thread(target=self._read, args=(pipe, rank), name=f"log-{rank}", daemon=True)
+                with suppress(OSError):  # without a terminal it prints lines, as all others do
+                    self._terminal = PseudoTerminal()
+            if self._terminal and rank == 0:
+                paths[local], lines = self._terminal.path, plain_lines(self._shown(self._terminal.chunks()))
+            else:
+                pipe = Path(self._pipes.name) / str(rank)
+                os.mkfifo(pipe)
+                paths[local], lines = str(pipe), self._shown(_lines(pipe))
+            reader = threading.Thread(target=self._keep, args=(lines, rank), name=f"log-{rank}", daemon=True)
             reader.start()
             self._readers.append(reader)
-            paths[local] = str(pipe)
         none = dict.fromkeys(envs, "")
         return LogsDest(paths, dict(paths), {}, {}, none, "", "")
 
-    def _read(self, pipe: Path, rank: int) -> None:
-        lines = self.last_lines.setdefault(rank, deque(maxlen=LAST_LINES))
-        with pipe.open("rb") as reading, _Kept(self._file(rank)) as kept:
-            for line in reading:
-                lines.append(line.decode(errors="replace").rstrip("\n"))
-                with self._showing:
-                    sys.stderr.buffer.write(line)
-                    sys.stderr.buffer.flush()
+    def _shown(self, output: Iterable[bytes]) -> Iterator[bytes]:
+        for part in output:
+            with self._showing:
+                show(part)
+            yield part
+
+    def _keep(self, lines: Iterable[bytes], rank: int) -> None:
+        last = self.last_lines.setdefault(rank, deque(maxlen=LAST_LINES))
+        with _Kept(self._file(rank)) as kept:
+            for line in lines:
+                last.append(line.decode(errors="replace").rstrip("\n"))
                 kept.write(line)
 
     def close(self) -> None:
         """Waits until all that was printed is shown."""
+        if self._terminal:
+            self._terminal.close()
         for reader in self._readers:
             reader.join(SECONDS_AT_THE_END)
         self._pipes.cleanup()
+
+
+def _lines(pipe: Path) -> Iterator[bytes]:
+    with pipe.open("rb") as reading:
+        yield from reading
 
 
 class _Kept(AbstractContextManager["_Kept"]):
@@ -102,7 +118,7 @@ class _Kept(AbstractContextManager["_Kept"]):
                 self._file = self._path.open("ab", buffering=0)
             self._file.write(line)
         except OSError as error:
-            sys.stderr.write(f"{self._path}: cannot be written ({error}); what follows is shown only\n")
+            show(f"{self._path}: cannot be written ({error}); what follows is shown only\n".encode())
             self._path = None
 
     def __exit__(self, *_: object) -> None:
