@@ -36,6 +36,8 @@ echo ready
 while read -r _; do :; done
 """
 """Bash, as the first process of a host, takes in orphans while it waits for the end of its input."""
+LISTENS = "until (exec 3<>/dev/tcp/127.0.0.1/22) 2> /dev/null; do sleep 0.05; done"
+"""For bash: sshd goes into the background before it listens."""
 SSHD_CONFIG = """
 HostKey {folder}/host_key
 AuthorizedKeysFile {folder}/user_key.pub
@@ -190,6 +192,7 @@ class Hosts:
         sshd = shutil.which("sshd", path=SYSTEM_PATH) or "sshd"  # asks for its full path
         log = self.folder / f"{host}.sshd.log"
         self.run(host, [sshd, "-f", f"{self.folder}/sshd_config", "-E", str(log)])
+        self.run(host, ["bash", "-c", LISTENS])
 
     def processes(self, host: str) -> list[psutil.Process]:
         """All processes of a host but its init; any may end at any time, see `name_of` and `words_of`."""

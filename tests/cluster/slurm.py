@@ -18,7 +18,7 @@ from hosts import Hosts, name_of
 
 Found = TypeVar("Found")
 
-PATIENCE = 300
+PATIENCE = 900
 """Seconds after which a wait is given up: far more than anything here takes on a busy machine."""
 GRACE = 10
 """Seconds that a preempted job is given, unless a test asks for others."""

@@ -40,6 +40,8 @@ def hangs_in_take(ledger):
 def behind_the_other(heartbeat):
     other = path_of(Path("run"), 0)
     while not (other.exists() and "starting the engine" in other.read_text()):
+        if Path("run/stalls").exists():
+            sys.exit("the other one was slow, and has ended")
         time.sleep(0.05)
     start(heartbeat)
 
