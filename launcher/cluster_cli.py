@@ -78,10 +78,13 @@ def submit(
     count = to_slurm.processes(site, processes_per_node)
     wish = to_slurm.Wish(to_slurm.read_nodes(nodes), count, lead, failures, preflight, prepare, exclude)
     if verify_resume is not None:
-        from launcher.slurm.trial import submit_trial
+        from launcher.slurm.trial import submit_trial, trial_jobs
 
-        folder, done = submit_trial(run, assignments or [], config, site, wish, verify_resume)
-        for kind, job in done:
+        folder, *both = trial_jobs(run, assignments or [], config, site, wish, verify_resume)
+        if dry_run:
+            print("\n".join(text for jobs in both for text in jobs.scripts().values()), end="")
+            return
+        for kind, job in submit_trial(*both):
             print(f"{kind}: job {job}")
         print(f"what comes out will be in {folder / 'verdict.json'}, and the last job fails where runs differ")
         return
@@ -118,16 +121,16 @@ def preflight(
     from launcher.preflight.table import show
     from launcher.slurm.allocation import nodes_here, start_on_nodes
 
-    needs = needs_of(load_run(run) if run else None)
+    needs, silent = needs_of(load_run(run) if run else None), dict[str, str]()
     if hostfile:
-        start, hosts = start_on_hosts(hostfile, processes)
+        start, hosts, silent = start_on_hosts(hostfile, processes)
     elif hosts := nodes_here():
         start = start_on_nodes(hosts, processes)
     else:
         start = start_here(processes)
     seen_by_all = Path.cwd() if hosts else None
     with tempfile.TemporaryDirectory(prefix=".preflight-", dir=seen_by_all) as folder:
-        verdict = check(start, needs, hosts, Path(folder) / "preflight.json")
+        verdict = check(start, needs, hosts, Path(folder) / "preflight.json", silent=silent)
     if as_json:
         print(json.dumps(verdict.as_json()))
     else:
@@ -174,6 +177,8 @@ def stop(
     for job in stopped.jobs:
         print(f"{run_dir}: took job {job} out of the queue")
     if stopped.life is None:
+        if not stopped.jobs:
+            print(f"{run_dir}: waits to be started again; asked its launcher to end")
         return
     print(f"{run_dir}: asked {stopped.life.name} to save and end behind the step under way", flush=True)
     if wait:

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,14 @@ from launcher.init_from import pinned
 from launcher.profile_signal import pass_on
 from launcher.save_time import shutdown_timeout
 from launcher.train import check_run
+from training.errors import AskedToEnd, RunError
 
 log = logging.getLogger("thalweg.launch")
+
+BACK_SECONDS = 900
+"""In which hosts that were lost have to be back for another start: one that boots again takes minutes."""
+PAUSE = 5.0
+"""Seconds before hosts are asked again, twice as many each time, up to a minute."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +52,13 @@ def launch_run(config: RunConfig, manner: Manner) -> None:
     """
     if manner.env and manner.hostfile is None:
         raise InputError("--env: goes with --hostfile; on this machine the processes have all variables")
-    start = _on_hosts(config, manner) if manner.hostfile else _here(config, manner)
     attempts, resume = Attempts(config.folder, manner.restarts), manner.resume
+    start = _on_hosts(config, manner, attempts) if manner.hostfile else _here(config, manner)
     while True:
         outcome = start(resume)
         if outcome.code == 1:
             _show_last_lines(outcome)
-        if outcome.code != 1 or not attempts.another():
+        if outcome.code != 1 or not attempts.another(outcome):
             raise_for(outcome)
             return
         log.warning("%s; starts again (%d in a row without a checkpoint)", account(outcome), attempts.in_vain)
@@ -72,22 +79,53 @@ def _here(config: RunConfig, manner: Manner) -> Callable[[str], Outcome]:
     return start
 
 
-def _on_hosts(config: RunConfig, manner: Manner) -> Callable[[str], Outcome]:
+def _on_hosts(config: RunConfig, manner: Manner, attempts: Attempts) -> Callable[[str], Outcome]:
     """Starts an agent on each host, once all are known to be there and alike."""
     assert manner.hostfile is not None
     hosts = read_hostfile(manner.hostfile)
-    variables = environment(manner.env)
-    machines = Machines.of(hosts, manner.processes, [str(manner.run), *manner.assignments])
-    refuse_differences(machines.found, machines.processes)
+    machines = _alike(hosts, manner)
     _refuse_more_than_slots(hosts, machines.processes, manner.hostfile)
     assignments = _checked(config, manner, sum(machines.processes.values()))
+    starts = 0
 
     def start(resume: str) -> Outcome:
+        nonlocal machines, starts
+        if starts:
+            machines = _back_again(hosts, manner, attempts)
+        starts += 1
         program, patience = _program(manner.run, assignments, resume), shutdown_timeout(config.folder)
         logs, profile_all = log_folder(config.folder.absolute()), config.profile.ranks == "all"
-        return machines.start(program, variables, patience, logs, profile_all).wait()
+        return machines.start(program, patience, logs, profile_all).wait()
 
     return start
+
+
+def _alike(hosts: list[Host], manner: Manner) -> Machines:
+    """The hosts, each of which answers as the others do. Raises InputError."""
+    arguments = [str(manner.run), *manner.assignments]
+    machines = Machines.of(hosts, manner.processes, environment(manner.env), arguments)
+    refuse_differences(machines.found, machines.processes)
+    return machines
+
+
+def _back_again(hosts: list[Host], manner: Manner, attempts: Attempts) -> Machines:
+    """The hosts once more, as soon as all answer.
+
+    Raises RunError where one stays away, AskedToEnd if `thalweg stop` asks for that meanwhile.
+    """
+    end, pause = time.monotonic() + BACK_SECONDS, PAUSE
+    while True:
+        try:
+            return _alike(hosts, manner)
+        except InputError as error:
+            if time.monotonic() > end:
+                raise RunError(f"{error}\nnot all hosts are back within {BACK_SECONDS} s") from None
+            log.warning("%s; asks again in %.0f s", str(error).replace("\n", "; "), pause)
+        again, pause = time.monotonic() + pause, min(2 * pause, 60.0)
+        while time.monotonic() < again:
+            if attempts.is_stopped():
+                raise AskedToEnd("asked to end while hosts were waited for: run the same command again to go on")
+            time.sleep(1)
 
 
 def _refuse_more_than_slots(hosts: list[Host], counts: dict[str, int], path: Path) -> None:

@@ -8,12 +8,14 @@ from training.run_folder import read_lines
 SHUTDOWN_SECONDS = 30
 """Torch's own default between SIGTERM and SIGKILL."""
 MARGIN = 3
+RECENT = 10
+"""So many checkpoints tell how long one takes: a slow one of long ago must not shorten all lives after it."""
 
 
 def longest_save(run_dir: Path) -> float | None:
-    """Seconds that the slowest checkpoint of all lives took; None where there was none."""
+    """Seconds that the slowest of the last checkpoints took; None where there was none."""
     lines = read_lines(run_dir / "events.jsonl")
-    return max((line["seconds"] for line in lines if line["event"] == "checkpoint"), default=None)
+    return max([line["seconds"] for line in lines if line["event"] == "checkpoint"][-RECENT:], default=None)
 
 
 def shutdown_timeout(run_dir: Path) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from data_pipeline.errors import InputError
 from launcher.slurm import submission
@@ -182,9 +183,10 @@ def _why_before(events: list[dict[str, Any]], state: str) -> str | None:
 
 
 def _tokens_asked(run_dir: Path) -> int | None:
-    if not (run_dir / "config.yaml").exists():
+    try:
+        tokens = read_yaml(run_dir / "config.yaml").get("train", {}).get("tokens")
+    except (InputError, AttributeError):  # it is not there, or was torn: one run must not hide the others
         return None
-    tokens = read_yaml(run_dir / "config.yaml").get("train", {}).get("tokens")
     return tokens if isinstance(tokens, int) else None
 
 
@@ -216,7 +218,7 @@ def table(runs: list[Status]) -> Table:
     for run in runs:
         share = f" ({run.share:.0%})" if run.share is not None else ""
         age = f", {duration(run.last_event_seconds)} ago" if run.last_event_seconds is not None else ""
-        shown.add_row(
+        cells = (
             run.run,
             run.state,
             run.job or "-",
@@ -230,6 +232,7 @@ def table(runs: list[Status]) -> Table:
             f"{run.last_event}{age}" if run.last_event else "-",
             run.last_life or "-",
         )
+        shown.add_row(*map(Text, cells))  # as it is: reasons hold brackets, which rich would read
     return shown
 
 

@@ -23,7 +23,7 @@ class Stopped:
     """What was done."""
 
     life: Sign | None
-    """The one that was asked to save and end; None where none was writing."""
+    """The one that was asked to save and end; None where none was writing: there will be no other."""
     jobs: list[str]
     """Ids of the jobs that were taken out of the queue."""
 
@@ -31,14 +31,15 @@ class Stopped:
 def stop(run_dir: Path) -> Stopped:
     """Asks the life that writes into a run folder to save and end, and takes jobs out of the queue that wait.
 
-    Where no life writes yet, a job that is just starting is ended, too. Raises InputError where there is nothing to
-    stop.
+    Where no life writes yet, a job that is just starting is ended, too, and a launcher that waits to start again ends.
+    Raises InputError where there is nothing to stop.
     """
     status, sign = status_of(run_dir), newest_life(run_dir)
     if sign is not None and sign.is_alive:
         StopRequest.of_this_user(sign.token).write(run_dir)
         return Stopped(sign, _dequeued(run_dir, only_waiting=True))
-    if jobs := _dequeued(run_dir):
+    jobs = _dequeued(run_dir)
+    if jobs or (status.state == "waiting" and status.last_event == "life_end" and not _is_submitted(run_dir)):
         request = StopRequest.of_this_user("")
         note(run_dir, "stop", by=request.by, asked=request.time)
         return Stopped(None, jobs)

@@ -1,4 +1,4 @@
-"""Signals that ask a run to save and end: SIGTERM, SIGUSR1 (as Slurm sends before a time limit) and SIGINT.
+"""Signals that ask a run to save and end: SIGTERM, SIGUSR1 (as Slurm sends before a time limit), SIGINT, and SIGHUP.
 
 A handler only notes the signal. The loop asks for it between batches, validation between its forwards, and waiting for
 data ends with it, so that all ranks leave together at the end of a step, with a checkpoint. While there is nothing to
@@ -18,7 +18,11 @@ from types import FrameType
 from training.errors import AskedToEnd
 from training.stop_request import StopRequest
 
-ASKING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+def asking() -> list[signal.Signals]:
+    """Those that ask this process: SIGHUP, of a terminal that is gone, asks none that nohup has started."""
+    known = [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP]
+    return [each for each in known if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
 
 
 class Signals:
@@ -44,7 +48,7 @@ class Signals:
         os.set_blocking(writing, False)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         threading.Thread(target=_end_at_second_interrupt, args=(reading,), name="signals", daemon=True).start()
-        for number in ASKING:
+        for number in asking():
             signal.signal(number, self._receive)
 
     def only_note(self) -> None:

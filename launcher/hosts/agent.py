@@ -25,7 +25,7 @@ from launcher.hosts.outcome import Failure, Outcome
 from launcher.hosts.rank_logs import RankLogs
 from launcher.orphan import LAUNCHER
 from training.errors import AskedToEnd
-from training.signals import ASKING
+from training.signals import asking
 
 RENDEZVOUS_SECONDS = 300
 END_ALL = signal.SIGQUIT
@@ -70,7 +70,7 @@ def run_ranks(
 ) -> Outcome:
     """Runs this machine's processes to their end; when one dies, all are ended.
 
-    SIGTERM, SIGUSR1 and SIGINT are handed on to them: they save and leave by themselves.
+    Signals that ask for the end are handed on to them: they save and leave by themselves.
     Raises AskedTooEarly for a signal that comes before there are any, as `already` have.
     """
     allow_all_open_files()
@@ -92,7 +92,7 @@ def run_ranks(
         rdzv_configs={"rank": node.number, "timeout": RENDEZVOUS_SECONDS},
         max_restarts=0,
         monitor_interval=0.1,
-        signals_to_handle="SIGHUP",
+        signals_to_handle="",  # torch's handlers end all ranks at once
         logs_specs=output,
         shutdown_timeout=shutdown_timeout,
         **meeting,
@@ -123,7 +123,7 @@ def _failure(rank: int, code: int, at: float, output: RankLogs) -> Failure:
 @contextmanager
 def _handling(program: Program, handed_on: list[int]) -> Iterator[None]:
     """Hands signals on while the processes run."""
-    before = {number: signal.signal(number, partial(_hand_on, program, handed_on)) for number in ASKING}
+    before = {number: signal.signal(number, partial(_hand_on, program, handed_on)) for number in asking()}
     before[END_ALL] = signal.signal(END_ALL, _end_all)
     try:
         yield

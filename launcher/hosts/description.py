@@ -1,7 +1,9 @@
 """What a machine says of itself before a run starts on it, and in what machines must be alike."""
 
 import hashlib
+import ipaddress
 import json
+import os
 import platform
 import socket
 import sys
@@ -55,16 +57,18 @@ def _hash(data: bytes) -> str:
 
 
 def known_as(found: dict[str, Description]) -> list[str]:
-    """The names by which the hosts reach each other: those of the hostfile may be known to ssh alone."""
-    names = []
-    for name, told in found.items():
-        plain = name.rpartition("@")[2]
-        try:
-            socket.getaddrinfo(plain, None)
-        except OSError:
-            plain = told.host
-        names.append(plain)
-    return names
+    """The names by which the hosts reach each other: those of the hostfile may be known to ssh alone, or localhost."""
+    plain = {name: name.rpartition("@")[2] for name in found}
+    return [plain[name] if _is_known(plain[name]) else told.host for name, told in found.items()]
+
+
+def _is_known(name: str) -> bool:
+    """Whether a name leads to another machine, as far as can be seen from this one."""
+    try:
+        addresses = {each[4][0] for each in socket.getaddrinfo(name, None)}
+    except OSError:
+        return False
+    return not all(ipaddress.ip_address(each).is_loopback for each in addresses)
 
 
 def refuse_differences(found: dict[str, Description], processes: dict[str, int]) -> None:
@@ -107,9 +111,13 @@ def _value(told: Description, what: str) -> str:
 
 
 def main() -> None:
-    """Prints this machine's description: `python -m launcher.hosts.description [RUN.yaml [key=value ...]]`."""
+    """Prints this machine's description: `python -m launcher.hosts.description [RUN.yaml [key=value ...]]`.
+
+    Variables for the environment may stand on stdin, as JSON.
+    """
     from launcher.config import load_run
 
+    os.environ.update(json.loads(sys.stdin.read() or "{}"))
     configuration = load_run(Path(sys.argv[1]), sys.argv[2:]).dump() if sys.argv[1:] else None
     print(json.dumps(asdict(describe(configuration))))
 

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import psutil
+from torch.distributed import DistError
 
 from launcher.hosts.agent import END_ALL, AskedTooEarly, Node, Program, cores_here, end_surely, run_ranks
 from launcher.hosts.outcome import Failure, Outcome
@@ -106,7 +107,7 @@ def main() -> None:
     assignment = read_assignment(words.readline().decode())
     number = assignment.number if assignment.number is not None else int(os.environ["SLURM_NODEID"])
     os.environ.update(assignment.environment | {HOST: assignment.hosts[number]})
-    address = socket.gethostbyname(assignment.hosts[0])
+    address = _address_of(assignment.hosts[0])
     _talk_over_the_network(address, assignment.hosts, number)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores_here() // assignment.processes[number])))
     tell = _Teller(telling, number)
@@ -121,9 +122,20 @@ def main() -> None:
         outcome = run_ranks(assignment.program, node, logs, assignment.shutdown_timeout, EARLY)
     except AskedTooEarly as asked:
         outcome = Outcome([Failure(node.first_rank, -asked.number, time.time())], [asked.number])
+    except DistError as error:
+        met = f"{assignment.hosts[0]} ({address}), port {node.port}"
+        why = f"{assignment.hosts[number]}: cannot meet the others at {met}: {str(error).splitlines()[0]}"
+        outcome = Outcome([Failure(node.first_rank, 1, time.time(), [why])])
     tell(outcome)
     sys.stderr.flush()
     os._exit(outcome.code)  # the thread may be waiting for a word that never comes
+
+
+def _address_of(first: str) -> str:
+    try:
+        return socket.gethostbyname(first)
+    except OSError as error:
+        sys.exit(f"{first}: is the first host, and {socket.gethostname()} knows no address of it ({error})")
 
 
 def _own_streams() -> tuple[BinaryIO, BinaryIO]:

@@ -17,7 +17,7 @@ from launcher.hosts.node import SIGN_OF_LIFE, Told
 from launcher.hosts.outcome import Outcome, together
 from launcher.profile_signal import SIGNAL as PROFILE
 from training.errors import ASKED_TO_END
-from training.signals import ASKING
+from training.signals import asking
 
 ANSWER_SECONDS = 300.0
 """In which an agent has to be there; a slow network's disk may take minutes to give torch."""
@@ -64,10 +64,12 @@ class Nodes:
                 for process in (*psutil.Process(agent.pid).children(), psutil.Process(agent.pid)):
                     process.kill()
 
-    def wait(self, limit: float = math.inf, already: Sequence[int] = ()) -> Outcome:
+    def wait(self, limit: float = math.inf, already: Sequence[int] = (), answer: float = ANSWER_SECONDS) -> Outcome:
         """Waits until all have ended, for `limit` seconds from when all were there. If one fails or is lost, all end.
 
-        SIGTERM, SIGUSR1 and SIGINT are handed on to all ranks, which save and leave; so are those that came `already`.
+        An agent that is not there within `answer` seconds is lost.
+
+        Signals that ask for the end are handed on to all ranks, which save and leave; so are those that came `already`.
         """
         for name, agent in self._agents.items():
             threading.Thread(target=self._listen, args=(name, agent), daemon=True).start()
@@ -82,7 +84,8 @@ class Nodes:
                     self._hear(*self._heard.get(timeout=0.2), going)
                 if len(self._there) == len(self._hosts):
                     are_there = min(are_there, time.monotonic())
-                self._miss_absent(time.monotonic() - began)
+                if time.monotonic() > began + answer:
+                    self._miss_absent(answer)
                 self._end_in_time(time.monotonic() > are_there + limit, going)
         self._over.set()
         return together([Outcome(signals=self._signals, lost=self._lost), *self._outcomes.values()])
@@ -90,7 +93,7 @@ class Nodes:
     def _hear(self, name: str, line: str | None, going: set[str]) -> None:
         if line is None:
             going.discard(name)
-            self._miss(name, f"{self._how(name)} before it said how its processes ended")
+            self._miss(name, self._how(name), " before it said how its processes ended")
             return
         if (told := self._told.hear(line)) is None:
             return
@@ -98,23 +101,22 @@ class Nodes:
         self._there.add(number)
         if outcome is not None:
             self._outcomes[number] = outcome
-            if outcome.code == ASKED_TO_END:  # all leave together, and each says so
+            if any(each.code == ASKED_TO_END for each in outcome.failures):  # all leave together, and each says so
                 self._ends_at = min(self._ends_at, time.monotonic() + self._shutdown_timeout)
-            elif outcome.code:
+            elif outcome.code:  # or it was asked before it had any ranks: others wait for those in vain
                 self.end()
 
-    def _miss(self, name: str, why: str) -> None:
+    def _miss(self, name: str, why: str, when: str = "") -> None:
         """Notes the hosts behind an agent that have not said how their processes ended."""
         for number, host in enumerate(self._hosts):
             if number not in self._outcomes and (self._one_for_all or host == name):
-                self._lost.setdefault(host, why if number in self._there else "it never answered")
+                self._lost.setdefault(host, why + when if number in self._there else f"it never answered: {why}")
                 self.end()
 
     def _miss_absent(self, seconds: float) -> None:
-        if len(self._there) < len(self._hosts) and seconds > ANSWER_SECONDS:
-            for number, host in enumerate(self._hosts):
-                if number not in self._there:
-                    self._lost.setdefault(host, f"it did not answer within {ANSWER_SECONDS:.0f} s")
+        for number, host in enumerate(self._hosts):
+            if number not in self._there:
+                self._lost.setdefault(host, f"it did not answer within {seconds:.0f} s")
 
     def _end_in_time(self, is_over: bool, going: set[str]) -> None:
         if self._lost or is_over or time.monotonic() > self._ends_at:
@@ -150,7 +152,7 @@ class Nodes:
             # In a thread of its own: what it breaks into may be writing to an agent at this moment.
             threading.Thread(target=self.say, args=(f"signal {number}",), daemon=True).start()
 
-        before = {number: signal.signal(number, hand_on) for number in ASKING}
+        before = {number: signal.signal(number, hand_on) for number in asking()}
         threading.Thread(target=self._ask_for_profiles, daemon=True).start()
         try:
             yield

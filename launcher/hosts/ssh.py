@@ -48,35 +48,36 @@ def _command(host: str, module: str, arguments: list[str], options: list[str]) -
     return ["ssh", *OPTIONS, *options, "--", host, there]
 
 
-def ask(hosts: list[str], arguments: list[str]) -> dict[str, Description]:
-    """What each host says of itself; `arguments` are RUN.yaml and fields to set.
-
-    Raises InputError with a line for each that does not answer, or cannot.
-    """
+def ask(
+    hosts: list[str], arguments: list[str], variables: dict[str, str], seconds: int = ANSWER_SECONDS
+) -> tuple[dict[str, Description], dict[str, str]]:
+    """What each host says of itself, and why others do not; `arguments` are RUN.yaml and fields to set."""
     with ThreadPoolExecutor(max_workers=32) as pool:
-        answers = dict(zip(hosts, pool.map(lambda host: _ask(host, arguments), hosts), strict=True))
-    faults = [f"{host}: {answer}" for host, answer in answers.items() if isinstance(answer, str)]
-    if faults:
-        raise InputError("\n".join(faults))
-    return {host: answer for host, answer in answers.items() if isinstance(answer, Description)}
+        asking = [pool.submit(_ask, host, arguments, variables, seconds) for host in hosts]
+    answers = {host: each.result() for host, each in zip(hosts, asking, strict=True)}
+    found = {host: answer for host, answer in answers.items() if isinstance(answer, Description)}
+    return found, {host: answer for host, answer in answers.items() if isinstance(answer, str)}
 
 
-def _ask(host: str, arguments: list[str]) -> Description | str:
+def _ask(host: str, arguments: list[str], variables: dict[str, str], seconds: int) -> Description | str:
     command = _command(host, "launcher.hosts.description", arguments, [])
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False
+            command, input=json.dumps(variables), capture_output=True, text=True, timeout=seconds, check=False
         )
     except FileNotFoundError:
         return "ssh is not installed here"
     except subprocess.TimeoutExpired:
-        return f"does not answer within {ANSWER_SECONDS} s"
+        return f"does not answer within {seconds} s"
     said = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
     if done.returncode == 255:
         return f"does not answer over ssh ({said}); try `ssh {host} true`, which must not ask for anything"
     if done.returncode:
         return f"cannot run this package: {said}"
-    return Description(**json.loads(done.stdout.splitlines()[-1]))
+    try:
+        return Description(**json.loads(done.stdout.splitlines()[-1]))
+    except (IndexError, ValueError, TypeError):
+        return "has another version of this package; give all hosts the same"
 
 
 def start_agents(hosts: list[str], assignment: Assignment) -> dict[str, subprocess.Popen[str]]:

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,13 +61,18 @@ def needs_of(config: RunConfig | None) -> Needs:
 
 
 def check(
-    start: Start, needs: Needs, hosts: Sequence[str] = (), out: Path | None = None, limit: float = LIMIT
+    start: Start,
+    needs: Needs,
+    hosts: Sequence[str] = (),
+    out: Path | None = None,
+    limit: float = LIMIT,
+    silent: Mapping[str, str] | None = None,
 ) -> Verdict:
     """Has ranks measure their machines, for `limit` seconds at most, and judges what they tell.
 
-    `hosts` are the names of the machines, if known, to name one that never answers. `out` is a file that rank 0 can
-    write and this process can read; one on this machine by default. A rank that fails is a fault found: it raises
-    RunError only if rank 0 could not write down anything.
+    `hosts` are the names of the machines, if known, to name one that never answers; `silent` more of them that do not,
+    and why. `out` is a file that rank 0 can write and this process can read; one on this machine by default.
+    A rank that fails is a fault found: it raises RunError only if rank 0 could not write down anything.
     """
     with tempfile.TemporaryDirectory(prefix="thalweg-preflight-") as folder:
         out = out or Path(folder) / "preflight.json"
@@ -83,4 +88,5 @@ def check(
         except FileNotFoundError:
             raise RunError(f"{out}: rank 0 of the check has not written it; look at what it printed") from None
     nodes = nodes_of(told["accounts"], told["ranks_per_node"], hosts)
+    nodes += [Node(host, [], absent=why) for host, why in (silent or {}).items()]
     return Verdict(nodes, judge(nodes, needs.free_gb), told["seconds"])

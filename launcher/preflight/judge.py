@@ -143,7 +143,7 @@ def _silent(nodes: Sequence[Node]) -> Iterator[Fault]:
     mend = "look whether it is up and reaches the others, and at its log (dmesg); or leave it out"
     for node in nodes:
         if not node.ranks:
-            yield Fault(node.host, "answer", "no rank was started there", "expected one or more", mend)
+            yield Fault(node.host, "answer", node.absent, "expected an answer", mend)
         for rank, doing in node.silent.items():
             last = f"last at {doing}" if doing else "never heard of"
             yield Fault(node.host, "answer", f"rank {rank} is gone or hangs, {last}", "expected an answer", mend)

@@ -22,6 +22,8 @@ class Node:
     host: str
     ranks: list[int]
     """Empty where none was ever started."""
+    absent: str = "no rank was started there"
+    """Why, in that case."""
     values: dict[str, float] = field(default_factory=dict)
     """By measure, and `clock_seconds`, those its clock is ahead of the first machine's."""
     devices: dict[str, dict[str, float]] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from data_pipeline.errors import InputError
 from launcher.hosts.agent import Node, Program, run_ranks
 from launcher.hosts.hostfile import read_hostfile
 from launcher.hosts.outcome import Outcome, account
@@ -17,6 +18,8 @@ Start = Callable[[str, list[str]], None]
 Raises RunError where a rank failed.
 """
 
+ANSWER_SECONDS = 30
+"""In which a machine has to answer, and its agent to be there."""
 PATIENCE = 15
 """Seconds that a rank has to end once it was asked to: it has nothing to save."""
 
@@ -35,17 +38,21 @@ def start_here(processes: int | None) -> Start:
     return start
 
 
-def start_on_hosts(path: Path, processes: int | None) -> tuple[Start, list[str]]:
-    """Starts ranks on the hosts of a hostfile, and the names of these.
+def start_on_hosts(path: Path, processes: int | None) -> tuple[Start, list[str], dict[str, str]]:
+    """Starts ranks on the hosts of a hostfile that answer; the names of these, and why others do not.
 
-    Raises InputError where the file is wrong or a host does not answer.
+    Raises InputError where the file is wrong or no host answers.
     """
-    machines, variables = Machines.of(read_hostfile(path), processes, []), environment([])
+    hosts = read_hostfile(path)
+    machines, silent = Machines.that_answer(hosts, processes, environment([]), seconds=ANSWER_SECONDS)
+    if not machines.found:
+        raise InputError("\n".join(f"{host}: {why}" for host, why in silent.items()))
 
     def start(module: str, arguments: list[str]) -> None:
-        refuse_failure(machines.start(Program(module, arguments), variables, PATIENCE).wait(LIMIT + PATIENCE))
+        agents = machines.start(Program(module, arguments), PATIENCE)
+        refuse_failure(agents.wait(LIMIT + PATIENCE, answer=ANSWER_SECONDS))
 
-    return start, list(machines.processes)
+    return start, machines.names, silent
 
 
 def refuse_failure(outcome: Outcome) -> None:

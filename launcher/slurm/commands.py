@@ -12,6 +12,7 @@ SECONDS = 120
 """A busy controller answers late."""
 AWAY = 900
 """Seconds for which a controller is waited for that restarts, or moves to another machine."""
+UNKNOWN = "unknown to Slurm"
 PAUSE = 5.0
 """Seconds between two tries."""
 
@@ -50,7 +51,7 @@ def _printed(*command: str) -> str:
     except subprocess.TimeoutExpired:
         raise RunError(f"{' '.join(command)}: no answer within {SECONDS} s; is the controller up?") from None
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        said = ((done.stderr.strip() or done.stdout.strip()).splitlines() or ["it says nothing"])[-1]
         raise RunError(f"{' '.join(command)}: {said}")
     return done.stdout
 
@@ -76,9 +77,32 @@ def hostnames(nodes: str) -> list[str]:
 
 def lost_nodes(nodes: list[str]) -> list[str]:
     """Those that do not answer or are down, each with its state: node2 is DOWN+NOT_RESPONDING."""
-    told = slurm("scontrol", "show", "node", "--oneliner", ",".join(nodes)) if nodes else ""
-    states = {each["NodeName"]: each["State"] for each in map(fields, told.splitlines()) if "NodeName" in each}
-    return [f"{node} is {state}" for node, state in states.items() if "DOWN" in state or "NOT_RESPONDING" in state]
+    states = {node: _state_of(node) for node in nodes}
+    bad = ("DOWN", "NOT_RESPONDING", UNKNOWN)
+    return [f"{node} is {state}" for node, state in states.items() if any(each in state for each in bad)]
+
+
+def _state_of(node: str) -> str:
+    try:
+        return fields(slurm("scontrol", "show", "node", "--oneliner", node)).get("State", UNKNOWN)
+    except RunError:  # as of a cloud's that is given back
+        return UNKNOWN
+
+
+def nodes_to_choose_from(job: str) -> list[str]:
+    """Those of a job's partition and reservation that it does not leave out."""
+    record = job_record(job)
+    partition = slurm("sinfo", "--noheader", "--Node", f"--partition={record['Partition']}", "--format=%N")
+    nodes = list(dict.fromkeys(partition.split()))
+    if reservation := record.get("Reservation"):
+        reserved = hostnames(fields(slurm("scontrol", "show", "reservation", "--oneliner", reservation))["Nodes"])
+        nodes = [each for each in nodes if each in reserved]
+    return [each for each in nodes if each not in _left_out(record)]
+
+
+def _left_out(record: dict[str, str]) -> list[str]:
+    excluded = record.get("ExcNodeList", "(null)")
+    return hostnames(excluded) if excluded != "(null)" else []
 
 
 def back_to_the_queue(job: str, leave_out: list[str]) -> None:
@@ -94,6 +118,5 @@ def back_to_the_queue(job: str, leave_out: list[str]) -> None:
 
 def exclude(job: str, nodes: list[str]) -> None:
     """Leaves nodes out of a waiting job, besides those that are left out already."""
-    before = job_record(job).get("ExcNodeList", "(null)")
-    known = hostnames(before) if before != "(null)" else []
+    known = _left_out(job_record(job))
     slurm("scontrol", "update", f"JobId={job}", f"ExcNodeList={','.join(dict.fromkeys([*known, *nodes]))}")

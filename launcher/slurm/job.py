@@ -7,13 +7,11 @@ that ended without one was killed: the next one says so.
 """
 
 import logging
-import math
 import os
 import signal
 import sys
 import threading
 import time
-from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -31,11 +29,20 @@ from launcher.preflight.probe import LIMIT
 from launcher.preflight.starting import PATIENCE, refuse_failure
 from launcher.profile_signal import hold_back
 from launcher.save_time import shutdown_timeout
-from launcher.slurm.commands import back_to_the_queue, exclude, hostnames, job_record, lost_nodes, slurm
+from launcher.slurm.cause import Cause, cause_of, is_preempted, limit_of, next_step, seconds_left
+from launcher.slurm.commands import (
+    back_to_the_queue,
+    exclude,
+    hostnames,
+    job_record,
+    lost_nodes,
+    nodes_to_choose_from,
+    slurm,
+)
 from launcher.slurm.step import start_step
 from launcher.slurm.submission import FOLDER, Submission, read_submission
 from launcher.slurm.trial import holds, interrupt_in_time
-from launcher.slurm.verdict import Cause, Ending, Verdict, failures_in_vain, has_saved, judge, stall_of
+from launcher.slurm.verdict import Ending, Verdict, after_failure, failures_in_vain, has_saved, judge, stall_of
 from training.checkpoint import latest
 from training.errors import ASKED_TO_END, RunError
 from training.run_folder import lives_begun, note, read_lines
@@ -52,6 +59,12 @@ LOOKS = 10.0
 """Seconds between two looks at how long the job may still run, and whether a later life has begun."""
 TAIL = 1 << 16
 """Bytes at the end of events.jsonl in which a later life would stand."""
+NOT_STARTED = "not_started"
+"""Beside the scripts: a line for each node on which the job's own Python did not start (slurm/train.sbatch)."""
+
+
+class LifeOverError(RunError):
+    """Nothing more is to be done about this life: another one has begun, or none can follow."""
 
 
 class Life:
@@ -63,6 +76,8 @@ class Life:
         self._nodes = hostnames(os.environ["SLURM_JOB_NODELIST"])
         self._received: list[int] = []
         self._is_overdue = False
+        self._unwritten = 0
+        """Events that could not be written."""
         self._life = 1 + lives_begun(self._run_dir)
         """The number that the ranks will give theirs."""
         for number in (signal.SIGUSR1, signal.SIGTERM):
@@ -72,12 +87,26 @@ class Life:
         self._received.append(number)
 
     def live(self) -> int:
-        """Lives it; returns the exit code of the batch script."""
+        """Lives it; returns the exit code of the batch script.
+
+        Whatever goes wrong here, in this program or with a disk, is a failure of this life, and not the run's end.
+        """
+        try:
+            return self._live()
+        except LifeOverError:
+            raise
+        except Exception as error:
+            log.exception("this life ends")
+            in_vain = failures_in_vain(read_lines(self._run_dir / "events.jsonl"))
+            return self._end(after_failure(f"{type(error).__name__}: {error}", in_vain, self._submission.failures))
+
+    def _live(self) -> int:
         events = read_lines(self._run_dir / "events.jsonl")
-        self._note("life", restarts=self._restarts, nodes=self._nodes, reason=self._why(events))
+        began = {"restarts": self._restarts, "submitted": self._submission.submitted}
+        self._note("life", **began, nodes=self._nodes, reason=self._why(events))
         if self._is_finished(events):
             return self._end(Verdict("finished", "the run was done before"))
-        if (before := failures_in_vain(events)) >= self._submission.failures:
+        if (before := failures_in_vain([*events, {"event": "life"} | began]) - 1) >= self._submission.failures:
             reason = f"{before} lives in a row ended without a checkpoint, the last ones without a word"
             return self._end(Verdict("ended", reason, is_failure=True))
         if self._submission.preflight and (verdict := self._fly_before()) is not None:
@@ -86,6 +115,11 @@ class Life:
 
     def _why(self, events: list[dict[str, Any]]) -> str:
         """Why this life begins, as far as it can be known."""
+        not_started = self._run_dir / FOLDER / NOT_STARTED
+        if not_started.exists():
+            bad = ", ".join(dict.fromkeys(not_started.read_text().split()))
+            not_started.unlink()
+            return f"left out, as Python does not start there: {bad}"
         lives = [each for each in events if each["event"] in ("life", "life_end")]
         if not lives:
             return "submitted"
@@ -122,10 +156,12 @@ class Life:
             return None
         reason = f"pre-flight: {'; '.join(faults[:TOLD])}{f'; and {len(faults) - TOLD} more' * (len(faults) > TOLD)}"
         in_vain = failures_in_vain(read_lines(self._run_dir / "events.jsonl"))
-        is_of_use = 0 < len(left_out) < max(2, len(self._nodes))
-        if is_of_use and in_vain <= self._submission.failures:
-            return Verdict("again", reason), left_out
-        return Verdict("ended" if in_vain >= self._submission.failures else "again", reason, is_failure=True), []
+        if 0 < len(left_out) < max(2, len(self._nodes)) and in_vain <= self._submission.failures:
+            others, fewest = set(nodes_to_choose_from(self._job)) - set(left_out), self._submission.nodes[0]
+            if len(others) >= fewest or not self._submission.requeue:
+                return Verdict("again", reason), left_out
+            reason += f"; without {', '.join(left_out)} there are {len(others)} nodes, and {fewest} are needed"
+        return after_failure(reason, in_vain, self._submission.failures), []
 
     def _train(self) -> Verdict:
         if self._cause() is not None or self._is_late():  # before there was anybody to hand a signal on to
@@ -161,22 +197,28 @@ class Life:
     def _watch_the_time(self) -> None:
         """Asks for the end by itself where saving takes longer than Slurm was told at submission.
 
-        Shortly before the limit the job goes back to the queue, saved or not: what hits the limit is over for good.
+        Shortly before the limit the job goes back to the queue, saved or not.
         """
         has_asked, last = False, min(OVERDUE, self._submission.lead / 4)
-        while (left := self._left()) > last or not self._submission.requeue:
-            needed = shutdown_timeout(self._run_dir)
-            if needed > self._submission.lead and left < needed and not has_asked:
+        while True:
+            record = self._record()
+            needed = min(shutdown_timeout(self._run_dir), limit_of(record) / 3)
+            step = next_step(record, needed if needed > self._submission.lead else 0, last, self._submission.requeue)
+            if step == "over":
+                return
+            if step == "requeue":
+                break
+            if step == "save" and not has_asked:
                 has_asked = True
                 os.kill(os.getpid(), signal.SIGUSR1)
-            time.sleep(max(min(LOOKS, (left - last) / 2), 1))
+            time.sleep(max(min(LOOKS, (seconds_left(record) - last) / 2), 1))
         self._is_overdue = True
         slurm("scontrol", "requeue", self._job)
 
     def _is_late(self) -> bool:
         """Whether the life is to end before it has begun; a signal may have come while nobody listened."""
         record = job_record(self._job)
-        if _is_preempted(record) or _seconds_left(record) < min(self._submission.lead, OVERDUE):
+        if is_preempted(record) or seconds_left(record) < min(self._submission.lead, OVERDUE):
             self._received.append(signal.SIGUSR1)
         return bool(self._received)
 
@@ -196,12 +238,12 @@ class Life:
         begun = [each for each in lines if each["event"] == "life"][-1:]
         return next((each for each in begun if (each["job"], each["restarts"]) != (self._job, self._restarts)), None)
 
-    def _left(self) -> float:
-        """Seconds until the time limit."""
+    def _record(self) -> dict[str, str]:
+        """What Slurm says of this job; that it runs, while nobody can be asked."""
         try:
-            return _seconds_left(job_record(self._job))
+            return job_record(self._job)
         except RunError:
-            return math.inf
+            return {"JobState": "RUNNING"}
 
     def _cause(self) -> Cause | None:
         """Who asked for the end of this life, if anybody did."""
@@ -211,18 +253,9 @@ class Life:
             return "time limit"
         if not self._received:
             return None
-        record = job_record(self._job)
-        if _is_preempted(record):
-            return "preempted"
-        is_requeued = int(record.get("Restarts", "0")) > self._restarts
-        if is_requeued or self._received[0] == signal.SIGTERM:
-            if lost_nodes(self._nodes):
-                return "lost node"
-            if is_requeued:
-                return "requeued"
-            return "time limit" if record.get("Reason") == "TimeLimit" else "cancelled"
         near = max(self._submission.lead, shutdown_timeout(self._run_dir)) + 60
-        return "time limit" if _seconds_left(record) < near else "signal"
+        record, requeues = job_record(self._job), self._submission.requeue
+        return cause_of(record, self._received, self._restarts, near, requeues, lambda: lost_nodes(self._nodes))
 
     def _end(self, verdict: Verdict, left_out: list[str] | None = None) -> int:
         """Writes down what became of this life, and does what follows."""
@@ -232,6 +265,9 @@ class Life:
         if verdict.then == "again" and not self._submission.requeue and not self._waiting():
             verdict = Verdict("ended", f"{verdict.reason}; no job of the chain is left: submit again", True)
         self._note_end(verdict, **({"left_out": left_out} if left_out else {}))
+        if verdict.then == "again" and self._unwritten and self._untold() >= self._submission.failures:
+            log.error("%s lives could not write into %s: make room, and submit again", self._untold(), self._run_dir)
+            return 1
         if verdict.then == "again":
             self._go_on(left_out or [])
         elif not self._submission.requeue:
@@ -239,6 +275,11 @@ class Life:
         if verdict.then == "finished" and self._submission.interrupts:
             return 0 if holds(self._config) else 1
         return 1 if verdict.is_failure else 0
+
+    def _untold(self) -> int:
+        """Lives of this job that are not in events.jsonl, which else says how many have failed."""
+        told = read_lines(self._run_dir / "events.jsonl")
+        return self._restarts + 1 - len([each for each in told if each["event"] == "life" and each["job"] == self._job])
 
     def _waiting(self) -> list[str]:
         """The jobs of the chain behind this one."""
@@ -257,30 +298,24 @@ class Life:
         except RunError as error:
             reason = f"the job cannot go back to the queue ({error}); submit again, with requeue: false in site.yaml"
             self._note_end(Verdict("ended", reason, is_failure=True))
-            raise RunError(f"{self._run_dir}: {reason}") from None
+            raise LifeOverError(f"{self._run_dir}: {reason}") from None
 
     def _note(self, event: str, **details: Any) -> None:
-        note(self._run_dir, event, life=self._life, job=self._job, **details)
+        """Writes an event; where that fails, as on a full disk, it is lost, and the life is not."""
+        try:
+            note(self._run_dir, event, life=self._life, job=self._job, **details)
+        except OSError as error:
+            self._unwritten += 1
+            log.error("%s: %s cannot be written (%s): %s", self._run_dir / "events.jsonl", event, error, details)
 
     def _note_end(self, verdict: Verdict, **details: Any) -> None:
-        """Raises RunError where the next life has begun."""
+        """Raises LifeOverError where the next life has begun."""
         if later := self._later_life():
-            raise RunError(f"{self._run_dir}: a later life has begun, on {', '.join(later['nodes'])}; this one is over")
+            on = ", ".join(later["nodes"])
+            raise LifeOverError(f"{self._run_dir}: a later life has begun, on {on}; this one is over")
         told = {"reason": verdict.reason, "then": verdict.then, "is_failure": verdict.is_failure}
         self._note("life_end", **told, **details)
         log.info("%s: %s", verdict.then, verdict.reason)
-
-
-def _seconds_left(record: dict[str, str]) -> float:
-    """Until the time limit; infinite where there is none."""
-    try:
-        return datetime.fromisoformat(record.get("EndTime", "Unknown")).timestamp() - time.time()
-    except ValueError:
-        return math.inf
-
-
-def _is_preempted(record: dict[str, str]) -> bool:
-    return record.get("PreemptTime", "None") not in ("None", "Unknown")
 
 
 def _was_stopped(events: list[dict[str, Any]]) -> bool:

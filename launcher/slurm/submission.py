@@ -17,6 +17,8 @@ class Submission:
     """Read by the job at the start of each life. All paths are absolute."""
 
     run_dir: str
+    submitted: float
+    """Seconds since 1970; tells the lives of one submission from those of another."""
     name: str
     """Of its jobs, of which one runs at a time; those that prepare data end in `-prepare`."""
     snapshot: str

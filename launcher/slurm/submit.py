@@ -3,6 +3,7 @@
 import re
 import shlex
 import sys
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +130,7 @@ class Jobs:
         container, site, wish = self._site.container, self._site, self._wish
         return Submission(
             run_dir=str(self._run_dir),
+            submitted=time.time(),
             name=self._name,
             snapshot=str(self._snapshot.folder),
             config=str(self._snapshot.config),
@@ -233,7 +235,13 @@ def _check(config: RunConfig, wish: Wish, prepares: bool) -> None:
     here = config.model_copy(update={"checkpoint": config.checkpoint.model_copy(update={"copy_to": None})})
     for nodes in dict.fromkeys(wish.nodes):
         stream, _, _ = check_run(here, "auto", nodes * wish.processes_per_node)
+        texts = ", ".join(stream.texts)
         stream.close()
+        if texts and wish.nodes[0] < wish.nodes[1]:
+            raise InputError(
+                f"--nodes: is {wish.nodes[0]}-{wish.nodes[1]}, but {texts} is read as text, which goes on with the "
+                "same number of processes alone; give one number, or prepare the data"
+            )
 
 
 def _scratch(folder: str | None) -> list[str]:

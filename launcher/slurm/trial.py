@@ -16,6 +16,7 @@ from pathlib import Path
 from data_pipeline.durable import write_whole
 from data_pipeline.errors import InputError
 from launcher.config import RunConfig, load_run
+from launcher.slurm import queue
 from launcher.slurm.commands import slurm
 from launcher.slurm.site import Site
 from launcher.slurm.submission import Submission
@@ -33,10 +34,10 @@ TAIL = 64 * 1024
 log = logging.getLogger("thalweg.job")
 
 
-def submit_trial(
+def trial_jobs(
     run: Path, assignments: list[str], config: RunConfig, site: Site, wish: Wish, steps: int
-) -> tuple[Path, list[tuple[str, str]]]:
-    """Submits both runs; their folder, and kind and id of each job.
+) -> tuple[Path, Jobs, Jobs]:
+    """The folder of both runs, and the jobs of each.
 
     Raises InputError where the folder is there already, or the data is not.
     """
@@ -52,8 +53,18 @@ def submit_trial(
     disturbed = Jobs(
         load_run(run, [*trial.assignments, f"run_dir={folder / 'killed'}"]), site, replace(wish, interrupts=at)
     )
+    return folder, straight, disturbed
+
+
+def submit_trial(straight: Jobs, disturbed: Jobs) -> list[tuple[str, str]]:
+    """Submits both runs; kind and id of each job. Raises RunError where Slurm refuses one: then neither is queued."""
     done = straight.submit()
-    return folder, [*done, *disturbed.submit(after=done[-1][1])]
+    try:
+        return [*done, *disturbed.submit(after=done[-1][1])]
+    except RunError:
+        with suppress(RunError):  # what went wrong first is told
+            queue.cancel([job for _, job in done])
+        raise
 
 
 def interrupt_in_time(submission: Submission, job: str) -> None:

@@ -1,14 +1,12 @@
 """What follows from how a life of a submitted run ended."""
 
 from dataclasses import dataclass
+from signal import SIGKILL
 from typing import Any, Literal
 
-from launcher.hosts.outcome import BAD_INPUT, Outcome, account
+from launcher.hosts.outcome import BAD_INPUT, NOT_AT_FAULT, Outcome, account
+from launcher.slurm.cause import Cause
 from training.errors import ASKED_TO_END
-
-Cause = Literal["time limit", "preempted", "cancelled", "requeued", "lost node", "stopped", "signal"]
-"""Who asked for the end: Slurm before its time limit or for another job, the user by scancel, an administrator by
-`scontrol requeue`, Slurm for a node that it lost, `thalweg stop`, or a signal of whose origin nothing is known."""
 
 LEFT_OUT = 3
 """So many lives in a row may leave nodes out before that counts as a failure: nodes do not come without end."""
@@ -58,23 +56,44 @@ def judge(outcome: Outcome, ending: Ending) -> Verdict:
         return Verdict("again", "requeued by `scontrol requeue`")
     if outcome.code == ASKED_TO_END and ending.has_saved:
         return Verdict("again", f"saved and left: {cause or 'signal'}")
-    if cause == "time limit":
-        return _after_failure("its time was over before there was anything to save: give more --time", ending)
-    if outcome.code == ASKED_TO_END or cause == "preempted":
+    if cause in ("time limit", "preempted") and not _failed_by_itself(outcome):
+        return _too_late(cause, ending)
+    if outcome.code == ASKED_TO_END:
         return Verdict("again", f"left with nothing new to save: {cause or 'signal'}")
+    said = "".join(outcome.first.lines[-1:]) if outcome.first else ""
     if outcome.code == BAD_INPUT:
-        said = "".join(outcome.first.lines[-1:]) if outcome.first else ""
         reason = f"bad input: {said or account(outcome)}"
         # Another life would find it, too; of one that has begun well a disk may have been away for a moment.
         is_to_try = ending.goes_on and ending.in_vain < 2
-        return _after_failure(reason, ending) if is_to_try else Verdict("ended", reason, True)
-    return _after_failure(f"{ending.stall}; " * bool(ending.stall) + account(outcome), ending)
+        return after_failure(reason, ending.in_vain, ending.limit) if is_to_try else Verdict("ended", reason, True)
+    before = [f"asked to end ({cause})" if cause else None, ending.stall, said if cause else None]
+    return after_failure("; ".join([*filter(None, before), account(outcome)]), ending.in_vain, ending.limit)
 
 
-def _after_failure(reason: str, ending: Ending) -> Verdict:
-    if ending.in_vain < ending.limit:
+def _failed_by_itself(outcome: Outcome) -> bool:
+    """Whether a rank failed, which nobody ended."""
+    first = outcome.first
+    ended = (*NOT_AT_FAULT, -SIGKILL, ASKED_TO_END)
+    return outcome.code != ASKED_TO_END and not outcome.lost and first is not None and first.code not in ended
+
+
+def _too_late(cause: Cause, ending: Ending) -> Verdict:
+    """Slurm's end came before the run's own."""
+    if cause == "preempted":
+        why = "the grace was too short for its save" if ending.goes_on else "there was nothing to save yet"
+        return Verdict("again", f"preempted, and {why}")
+    if not ending.goes_on:
+        reason = "its time was over before there was anything to save: give more --time"
+        return after_failure(reason, ending.in_vain, ending.limit)
+    reason = "its time was over before its last save was done: give more --lead"
+    return Verdict("again", reason) if ending.has_saved else after_failure(reason, ending.in_vain, ending.limit)
+
+
+def after_failure(reason: str, in_vain: int, limit: int) -> Verdict:
+    """Of a life that failed: another one, unless so many in a row have failed without a new checkpoint."""
+    if in_vain < limit:
         return Verdict("again", reason, True)
-    return Verdict("ended", f"{reason}; lives in a row that failed without a checkpoint: {ending.in_vain}", True)
+    return Verdict("ended", f"{reason}; lives in a row that failed without a checkpoint: {in_vain}", True)
 
 
 def stall_of(events: list[dict[str, Any]]) -> str | None:
@@ -92,8 +111,10 @@ def failures_in_vain(events: list[dict[str, Any]]) -> int:
     A life of a job begins with the event `life` and says how it ended in `life_end`. One that leaves nodes out after
     the pre-flight is no failure, for some times in a row. A run that was submitted again begins anew.
     """
-    count, left_out, is_open = 0, 0, False
+    count, left_out, is_open, submitted = 0, 0, False, None
     for each in events:
+        if each["event"] == "life" and each.get("submitted") != submitted:
+            count, left_out, is_open, submitted = 0, 0, False, each.get("submitted")
         if each["event"] == "checkpoint":
             count, left_out, is_open = 0, 0, False
         elif each["event"] == "life":

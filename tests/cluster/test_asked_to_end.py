@@ -1,6 +1,7 @@
 """Slurm, its administrator or a user ask a submitted run to end: it goes on, or does not, as they want it."""
 
 import re
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 import pytest
@@ -49,6 +50,51 @@ def test_a_run_survives_its_administrator(slurm: Slurm, run: Submitted, undistur
     assert then == "again" and "scontrol requeue" in reason and last == ("finished", "the run is done")
     assert len(run.events("start", "resume")) == 2 and run.events("resume")[0]["step"] >= 2
     assert run.data_of(40) == undisturbed
+
+
+@pytest.fixture
+def patient(slurm: Slurm) -> Iterator[None]:
+    """A Slurm that leaves jobs half a minute to end, as it does where nobody has changed that."""
+    path = slurm.folder / "slurm.conf"
+    before = path.read_text()
+    try:
+        path.write_text(before.replace("KillWait=5", "KillWait=30"))
+        slurm.run("scontrol", "reconfigure")
+        slurm.wait_for("KillWait", lambda: re.search("KillWait += 30", slurm.run("scontrol", "show", "config")))
+        yield
+    finally:
+        path.write_text(before)
+        slurm.run("scontrol", "reconfigure")
+
+
+@pytest.mark.parametrize("told_before", [False, True])
+def test_a_job_that_its_user_cancels_while_it_saves_does_not_come_back(
+    slurm: Slurm, run: Submitted, patient: None, told_before: bool
+) -> None:
+    slow_down(run, a_step=0.5, a_save=20.0)
+    run.submit(*LONG, UNSAVED)
+    run.wait_for_step(3)
+    if told_before:
+        slurm.run("scancel", "--batch", "--signal=USR1", run.job)
+        run.wait_for("the save", lambda: run.events("signal"))
+    slurm.run("scancel", run.job)
+    run.wait_for_end("CANCELLED")
+    slurm.wait_until_idle()
+    assert run.reasons() == [("ended", "cancelled by its user")]
+    assert slurm.job(run.job)["Restarts"] == "0" and not slurm.run("squeue", "--noheader")
+
+
+def test_a_job_with_a_node_that_does_not_answer_can_be_cancelled(slurm: Slurm, run: Submitted) -> None:
+    run.submit(*LONG)
+    run.wait_for_step(3)
+    slurm.kill_slurmd("node2")
+    slurm.wait_for("silence", lambda: "NOT_RESPONDING" in slurm.node("node2")["State"], run.job)
+    slurm.run("scancel", run.job)
+    run.wait_for("the end", lambda: run.events("life_end"))
+    slurm.start_slurmd("node2")
+    slurm.wait_until_idle()
+    assert run.reasons() == [("ended", "cancelled by its user")]
+    assert slurm.job(run.job)["Restarts"] == "0" and not slurm.run("squeue", "--noheader")
 
 
 def test_a_job_that_its_user_cancels_does_not_come_back(slurm: Slurm, run: Submitted) -> None:

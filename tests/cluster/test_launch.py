@@ -1,5 +1,6 @@
 """`thalweg launch --hostfile` on two hosts with addresses of their own, over ssh."""
 
+import json
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -65,9 +66,11 @@ def steps(run: Path) -> int:
 
 
 def test_hosts_train_the_same_run_as_one_machine(hosts: Hosts, run: Path) -> None:
-    launched(hosts, run, "--env", 'SEEN_EVERYWHERE=it\'s "here" $HOME')
-    thalweg("launch", run, "--processes", 2, "run_dir=here", cwd=run.parent)
-    folder = run.parent / "runs" / "t"
+    run.write_text(run.read_text() + "run_dir: ${SCRATCH_OF_MINE}/t\n")
+    given = {"SCRATCH_OF_MINE": 'it\'s "here" $HOME'}
+    launched(hosts, run, "--env", "SCRATCH_OF_MINE", **given)
+    thalweg("launch", run, "--processes", 2, "run_dir=here", cwd=run.parent, **given)
+    folder = run.parent / given["SCRATCH_OF_MINE"] / "t"
     for one, other in zip(metrics(folder), metrics(run.parent / "here"), strict=True):
         assert (one["step"], one["data_hash"]) == (other["step"], other["data_hash"])
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
@@ -93,6 +96,39 @@ def test_a_host_that_vanishes_ends_the_run_and_the_same_command_goes_on(hosts: H
     assert sorted(lines) == list(range(1, max(lines) + 1)) and lines[max(lines)]["tokens"] >= 8000
     told = [each["event"] for each in events(folder) if each["event"] in ("start", "resume", "end")]
     assert told == ["start", "resume", "end"]
+
+
+def test_a_run_starts_again_when_a_host_is_back_and_not_when_that_is_no_longer_wanted(hosts: Hosts, run: Path) -> None:
+    folder = run.parent / "runs" / "t"
+
+    def told(event: str) -> int:
+        return [each["event"] for each in events(folder)].count(event)
+
+    with launching(hosts, run, *LONG, "--restarts", 1) as process:
+        for number in (1, 2):
+            wait_for(lambda: steps(run) > 30 * number, process)  # noqa: B023
+            hosts.power_off("host2")
+            wait_for(lambda: told("life_end") == number, process)  # noqa: B023
+            if number == 1:
+                wait_for(lambda: "asks again" in (run.parent / "said").read_text(), process)
+                hosts.boot("host2")
+                wait_for(lambda: told("resume") == 1, process)
+        out = hosts.run("ctl", command("stop", folder), env=environment(), cwd=run.parent).stdout
+        assert process.wait() == 75
+    assert "asked" in out and told("stop") == 1 and told("resume") == 1
+    [first, _] = [each for each in events(folder) if each["event"] == "life_end"]
+    assert first["then"] == "again" and first["reason"].startswith("host2: the connection was lost")
+
+
+def test_a_preflight_names_a_host_that_is_gone_and_checks_the_others(hosts: Hosts, run: Path) -> None:
+    (run.parent / "hosts").write_text("root@host1 slots=1\nhost9\nroot@host2 slots=1\n")
+    asked = command("preflight", run, "--hostfile", "hosts", "--json")
+    done = hosts.run("ctl", asked, check=False, env=environment(), cwd=run.parent)
+    told = json.loads(done.stdout)
+    assert done.returncode == 1 and [node["host"] for node in told["nodes"]] == ["host1", "host2", "host9"]
+    assert [fault["host"] for fault in told["faults"] if fault["what"] == "answer"] == ["host9"]
+    assert "does not answer over ssh" in told["faults"][0]["value"]
+    assert all("all_reduce_between_gb_per_s" in node["values"] for node in told["nodes"][:2])
 
 
 def test_a_killed_rank_ends_all_and_its_last_lines_are_shown(hosts: Hosts, run: Path) -> None:

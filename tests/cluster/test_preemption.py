@@ -40,6 +40,19 @@ def test_a_preempted_run_saves_as_long_as_it_takes_and_goes_on(
     assert run.data_of(40) == undisturbed
 
 
+def test_a_grace_of_half_a_minute_is_all_for_the_save(slurm: Slurm, run: Submitted) -> None:
+    slurm.set_grace("low", 35)
+    slow_down(run, a_step=1.0, a_save=14.0)
+    run.submit("--partition", "low", *PACED, UNSAVED)
+    run.wait_for_step(3)
+    preempt(slurm, run)
+    run.wait_for("the end of the first life", lambda: run.events("life_end"))
+    let_go(run)
+    run.wait_for_end()
+    assert run.reasons()[0] == ("again", "saved and left: preempted")
+    assert run.events("resume")[0]["step"] == run.events("signal")[0]["step"]
+
+
 def test_where_preemption_ends_a_job_the_next_one_of_the_chain_goes_on(
     slurm: Slurm, run: Submitted, undisturbed: list[tuple[int, str]]
 ) -> None:

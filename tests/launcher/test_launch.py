@@ -1,5 +1,6 @@
 """`thalweg launch` on this machine: what ranks print, and starting again after a failure."""
 
+import signal
 from pathlib import Path
 
 import psutil
@@ -44,6 +45,28 @@ def test_what_always_fails_is_given_up(run: Path) -> None:
     assert said.splitlines()[-1].startswith("rank ") and "/logs/" in said.splitlines()[-1]
     for start in (run_dir / "logs").iterdir():
         assert "is not finite" in "".join(path.read_text() for path in start.iterdir())
+
+
+@pytest.mark.slow
+def test_what_was_asked_to_end_is_not_started_again(run: Path) -> None:
+    run_dir = run.parent / "runs" / "t"
+    long = ["train.tokens=100M", "train.decay_tokens=100M", "checkpoint.every_tokens=800"]
+    with started("launch", run, "--processes", 2, "--restarts", 3, *long, cwd=run.parent) as process:
+        wait_for(lambda: (run_dir / "checkpoints" / "latest").exists(), process)
+        [last] = [each for each in psutil.Process(process.pid).children() if each.environ().get("RANK") == "1"]
+        last.suspend()
+        process.send_signal(signal.SIGTERM)
+        wait_for(lambda: f"{1 << signal.SIGTERM - 1:x}" in waiting_signals(last), process)
+        last.kill()
+        _, said = process.communicate()
+        assert process.returncode != 0
+    assert "starts again" not in said and "start" in [each["event"] for each in events(run_dir)]
+    assert not [each for each in events(run_dir) if each["event"] in ("resume", "life_end")]
+
+
+def waiting_signals(process: psutil.Process) -> str:
+    """Those that a process was sent and has not taken, as Linux writes them."""
+    return Path(f"/proc/{process.pid}/status").read_text().partition("ShdPnd:")[2].split()[0]
 
 
 def test_variables_are_for_other_machines(run: Path) -> None:

@@ -130,6 +130,18 @@ def test_a_state_follows_from_the_events_and_the_newest_life(
     assert found == state and (said or "").startswith(why)
 
 
+def test_one_run_that_is_damaged_does_not_hide_the_others(tmp_path: Path) -> None:
+    """Nor does a reason in brackets, which rich would take for its own."""
+    for name in ("fine", "torn"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        failed = event("error", 2.0, reason="[/pair.cc:553] Connection closed by [rank0]", step=9)
+        (tmp_path / "runs" / name / "events.jsonl").write_text(json.dumps(failed) + "\n")
+    (tmp_path / "runs" / "torn" / "config.yaml").write_text("train: {tokens")
+    out, _ = thalweg("status", cwd=tmp_path)
+    assert [line.split()[0] for line in out.splitlines()] == ["run", "runs/fine", "runs/torn"]
+    assert out.count("[/pair.cc:553] Connection closed by [rank0]") == 2
+
+
 def test_a_life_under_slurm_says_job_nodes_and_why_there_is_another(tmp_path: Path) -> None:
     lines = [event("start", 1.0, step=0, tokens=0, processes=4), event("signal", 2.0, signal="SIGUSR1", step=9)]
     slurm = {"job": 17, "nodes": ["n1", "n2"], "reason": "time limit"}

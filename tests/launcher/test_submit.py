@@ -23,6 +23,7 @@ from training.errors import RunError
 RECIPE = {"tokenizer": {"train": {"vocab_size": 300}}, "sources": {"a": {"kind": "jsonl", "paths": ["a.jsonl"]}}}
 
 UNPREPARED = "data={path: null, prepare: r.yaml}"
+TEXTS = ["data.sources={web: {kind: text, paths: [texts.jsonl]}}", "data.mixture={a: 0.5, web: 0.5, b: 0, c: 0}"]
 
 
 @pytest.fixture
@@ -75,10 +76,14 @@ def test_a_dry_run_prints_the_script_and_writes_nothing(run: Path, tmp_path: Pat
     out, _ = thalweg("submit", run, "--nodes", 2, "--processes-per-node", 3, "--dry-run", cwd=tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
     assert {"--no-requeue", "--dependency=singleton", "--cpus-per-task=3"} <= set(directives(out))
-    *_, loads, scratch, path, start = out.splitlines()
-    assert loads == "module load cuda" and scratch.startswith('export TMPDIR="/scratch/$USER"')
+    lines = out.splitlines()
+    _, scratch, path = lines[lines.index("module load cuda") :][:3]
+    assert scratch.startswith('export TMPDIR="/scratch/$USER"')
     assert path.startswith(f"export PYTHONPATH={tmp_path}/runs/t/snapshots/") and "/code" in path
-    assert start == f"exec '/opt/py thon' -P -m launcher.slurm.job {tmp_path}/runs/t"
+    assert lines[-1] == f"exec '/opt/py thon' -P -m launcher.slurm.job {tmp_path}/runs/t"
+    both, _ = thalweg("submit", run, "--nodes", 2, "--verify-resume", 20, "--dry-run", cwd=tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert [f"runs/t-verify-resume/{name}" in both for name in ("straight", "killed")] == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -114,6 +119,7 @@ def test_the_lead_is_three_times_the_longest_checkpoint_and_at_most_a_third_of_t
 
     assert (lead([]), lead([], lead=50), lead([], 70)) == (300, 50, 70)
     assert (lead([10, 20]), lead([10, 200.5, 20])) == (120, 601)
+    assert lead([900, *[50] * 10]) == 150  # an outlier of long ago
     assert lead([200], time="10min") == 200
 
 
@@ -122,6 +128,7 @@ def test_the_lead_is_three_times_the_longest_checkpoint_and_at_most_a_third_of_t
     [
         (["data.mixture.d=1"], {}, "data.mixture.d: is not a source of"),
         (["parallel.sequence=2"], {"nodes": "2-4"}, "does not divide the 3 processes"),
+        (TEXTS, {"nodes": "1-3"}, "--nodes: is 1-3, but web is read as text"),
         ([], {"nodes": "4-2"}, "--nodes: is '4-2'; write a number such as 16"),
         ([UNPREPARED], {}, "prepared/r is not there yet; give --prepare"),
         ([], {"prepare": True}, "--prepare: the run names no recipe"),
@@ -130,6 +137,7 @@ def test_the_lead_is_three_times_the_longest_checkpoint_and_at_most_a_third_of_t
 def test_what_cannot_run_is_refused_before_it_is_submitted(
     run: Path, assignments: list[str], options: dict[str, Any], said: str
 ) -> None:
+    (run.parent / "texts.jsonl").write_text('{"text": "a few words"}\n' * 99)
     with pytest.raises(InputError, match=said):
         jobs(run, *assignments, **options)
     assert not (run.parent / "runs").exists()

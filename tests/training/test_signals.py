@@ -109,7 +109,7 @@ def assert_goes_on_as_if_never_asked(run: Path, *arguments: object, name: str) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP])
 def test_a_process_saves_leaves_and_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     run = write_run(tmp_path)
     arguments = ["train", run, *LONG, "run_dir=asked"]
@@ -123,7 +123,7 @@ def test_a_process_saves_leaves_and_goes_on(tmp_path: Path, number: signal.Signa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP])
 def test_a_launcher_hands_the_signal_on_to_its_ranks(tmp_path: Path, number: signal.Signals) -> None:
     run = write_run(tmp_path)
     arguments = ["launch", run, "--processes", 2, "zero.stage=2", *LONG, "run_dir=asked"]

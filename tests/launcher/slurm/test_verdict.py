@@ -20,7 +20,12 @@ def ended(*codes: int) -> Outcome:
         ((75,), Ending("signal", 0, 3), "again", False),
         ((75,), Ending("stopped", 0, 3), "ended", False),
         ((1,), Ending("stopped", 0, 3), "ended", True),
-        ((1,), Ending("preempted", 3, 3), "again", False),
+        ((-9,), Ending("preempted", 3, 3), "again", False),
+        ((1,), Ending("preempted", 3, 3), "ended", True),  # its save fails, at each preemption
+        ((1,), Ending("time limit", 1, 3), "again", True),
+        ((-9,), Ending("time limit", 0, 3), "again", False),
+        ((-9,), Ending("time limit", 1, 3, has_saved=False), "again", True),
+        ((-9,), Ending("time limit", 3, 3, has_saved=False, goes_on=False), "ended", True),
         ((137,), Ending("cancelled", 0, 3), "ended", False),
         ((137,), Ending("requeued", 3, 3), "again", False),
         ((137,), Ending("lost node", 1, 3, gone=("node2 is DOWN",)), "again", True),
@@ -46,6 +51,12 @@ def test_what_is_known_stands_in_the_reason() -> None:
     assert reason.startswith("the run stood still: rank 3 on node2: stopped;")
     assert stall_of([{"event": "life"}, stall, {"event": "life"}]) is None
     assert stall_of([{"event": "life"}, stall | {"then": "report"}]) is None
+    full = Outcome([Failure(0, 1, 0.0, ["checkpoint: No space left on device"]), Failure(1, -9, 1.0)], [10])
+    assert "No space left on device" in judge(full, Ending("time limit", 1, 3)).reason
+    killed = Outcome(lost={"node1": "srun ended with SIGKILL before it said how its processes ended"})
+    assert "give more --lead" in judge(killed, Ending("time limit", 0, 3)).reason
+    assert "give more --time" in judge(killed, Ending("time limit", 1, 3, goes_on=False)).reason
+    assert "grace was too short" in judge(killed, Ending("preempted", 0, 3)).reason
     refused = Outcome([Failure(0, 2, 0.0, ["prepared: is missing"])])
     assert judge(refused, Ending(None, 1, 3)).reason.endswith(": prepared: is missing")
 
@@ -82,6 +93,13 @@ ENDED: list[dict[str, object]] = [{"event": "life_end", "is_failure": True, "the
 )
 def test_failures_without_progress(events: list[dict[str, object]], in_vain: int) -> None:
     assert failures_in_vain(events) == in_vain
+
+
+def test_a_run_that_is_submitted_again_begins_anew_and_a_chain_does_not() -> None:
+    first = [each | ({"submitted": 1.0} if each["event"] == "life" else {}) for each in life(True) + life(True)]
+    again = [{"event": "life", "submitted": 2.0}]
+    assert failures_in_vain(first) == 2 and failures_in_vain(first + again) == 1
+    assert failures_in_vain([*first, {"event": "life", "submitted": 1.0}]) == 3
 
 
 def test_what_the_last_life_saved() -> None:
