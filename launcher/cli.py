@@ -7,7 +7,7 @@ import time
 import traceback
 from pathlib import Path
 from signal import SIGTERM
-from typing import Annotated
+from typing import Annotated, TextIO, cast
 
 import typer
 
@@ -86,10 +86,12 @@ def train(run: RunFile, assignments: Assignments = None, resume: Resume = "auto"
 
     hold_back()
     from launcher.config import load_run
-    from launcher.logs import log_to_stderr
+    from launcher.logs import Enduring, log_to_stderr
     from launcher.orphan import end_with_launcher
     from launcher.train import train_rank
 
+    if sys.stderr.isatty():  # a run that is asked to save by SIGHUP has lost its terminal
+        sys.stderr = cast(TextIO, Enduring(sys.stderr))
     end_with_launcher()
     log_to_stderr(quiet=int(os.environ.get("RANK", "0")) > 0)
     train_rank(load_run(run, assignments), resume, signals)

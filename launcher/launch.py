@@ -1,11 +1,14 @@
 """Starting the processes of a run, on this machine or on the hosts of a hostfile, and again after a failure."""
 
 import logging
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from data_pipeline.errors import InputError
 from launcher.config import RunConfig
@@ -22,6 +25,7 @@ from launcher.profile_signal import pass_on
 from launcher.save_time import shutdown_timeout
 from launcher.train import check_run
 from training.errors import AskedToEnd, RunError
+from training.signals import asking
 
 log = logging.getLogger("thalweg.launch")
 
@@ -54,6 +58,14 @@ def launch_run(config: RunConfig, manner: Manner) -> None:
         raise InputError("--env: goes with --hostfile; on this machine the processes have all variables")
     attempts, resume = Attempts(config.folder, manner.restarts), manner.resume
     start = _on_hosts(config, manner, attempts) if manner.hostfile else _here(config, manner)
+    try:
+        _run(start, attempts, resume)
+    except BaseException as error:
+        attempts.give_up(" ".join(str(error).split()) or type(error).__name__)
+        raise
+
+
+def _run(start: Callable[[str], Outcome], attempts: Attempts, resume: str) -> None:
     while True:
         outcome = start(resume)
         if outcome.code == 1:
@@ -91,7 +103,8 @@ def _on_hosts(config: RunConfig, manner: Manner, attempts: Attempts) -> Callable
     def start(resume: str) -> Outcome:
         nonlocal machines, starts
         if starts:
-            machines = _back_again(hosts, manner, attempts)
+            with _leaving_at_once():
+                machines = _back_again(hosts, manner, attempts, machines.processes)
         starts += 1
         program, patience = _program(manner.run, assignments, resume), shutdown_timeout(config.folder)
         logs, profile_all = log_folder(config.folder.absolute()), config.profile.ranks == "all"
@@ -108,15 +121,17 @@ def _alike(hosts: list[Host], manner: Manner) -> Machines:
     return machines
 
 
-def _back_again(hosts: list[Host], manner: Manner, attempts: Attempts) -> Machines:
-    """The hosts once more, as soon as all answer.
+def _back_again(hosts: list[Host], manner: Manner, attempts: Attempts, before: dict[str, int]) -> Machines:
+    """The hosts once more, as soon as all answer and take as many processes as before.
 
-    Raises RunError where one stays away, AskedToEnd if `thalweg stop` asks for that meanwhile.
+    Raises RunError where one stays away, AskedToEnd if a signal or `thalweg stop` asks for that meanwhile.
     """
     end, pause = time.monotonic() + BACK_SECONDS, PAUSE
     while True:
         try:
-            return _alike(hosts, manner)
+            machines = _alike(hosts, manner)
+            _refuse_fewer(machines.processes, before)
+            return machines
         except InputError as error:
             if time.monotonic() > end:
                 raise RunError(f"{error}\nnot all hosts are back within {BACK_SECONDS} s") from None
@@ -126,6 +141,27 @@ def _back_again(hosts: list[Host], manner: Manner, attempts: Attempts) -> Machin
             if attempts.is_stopped():
                 raise AskedToEnd("asked to end while hosts were waited for: run the same command again to go on")
             time.sleep(1)
+
+
+def _refuse_fewer(processes: dict[str, int], before: dict[str, int]) -> None:
+    changed = [f"{host}: takes {count} processes, before {before[host]}" for host, count in processes.items()]
+    if faults := [each for each, host in zip(changed, processes, strict=True) if processes[host] != before[host]]:
+        raise InputError("\n".join(faults))
+
+
+@contextmanager
+def _leaving_at_once() -> Iterator[None]:
+    """There is nobody to hand a signal on to."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise AskedToEnd(f"{signal.Signals(number).name}: asked to end while hosts were waited for")
+
+    before = {number: signal.signal(number, leave) for number in asking()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _refuse_more_than_slots(hosts: list[Host], counts: dict[str, int], path: Path) -> None:

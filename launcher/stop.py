@@ -38,8 +38,10 @@ def stop(run_dir: Path) -> Stopped:
     if sign is not None and sign.is_alive:
         StopRequest.of_this_user(sign.token).write(run_dir)
         return Stopped(sign, _dequeued(run_dir, only_waiting=True))
-    jobs = _dequeued(run_dir)
-    if jobs or (status.state == "waiting" and status.last_event == "life_end" and not _is_submitted(run_dir)):
+    if _launcher_waits(run_dir):
+        StopRequest.of_this_user("").write(run_dir)
+        return Stopped(None, [])
+    if jobs := _dequeued(run_dir):
         request = StopRequest.of_this_user("")
         note(run_dir, "stop", by=request.by, asked=request.time)
         return Stopped(None, jobs)
@@ -47,6 +49,12 @@ def stop(run_dir: Path) -> Stopped:
     if _is_submitted(run_dir) and not _is_slurm_here():
         why += "; if it waits in a queue, stop it where Slurm's commands are"
     raise InputError(f"{run_dir}: is not running, there is nothing to stop; it is {status.state}{why}")
+
+
+def _launcher_waits(run_dir: Path) -> bool:
+    """Whether one is to start the run again, and no life has begun since it said so."""
+    last = read_lines(run_dir / "events.jsonl")[-1:]
+    return bool(last) and last[0]["event"] == "life_end" and last[0]["then"] == "again" and "job" not in last[0]
 
 
 def _dequeued(run_dir: Path, *, only_waiting: bool = False) -> list[str]:

@@ -17,6 +17,7 @@ class Attempts:
         self._before = latest(run_dir)
         self._told = len(read_lines(run_dir / "events.jsonl"))
         self._void = stop_request.read(run_dir)
+        self._waits = False
 
     @property
     def has_saved(self) -> bool:
@@ -31,8 +32,9 @@ class Attempts:
                 note(self._run_dir, "stop", by=request.by, asked=request.time)
                 stop_request.path_of(self._run_dir).unlink(missing_ok=True)
             return True
-        events = read_lines(self._run_dir / "events.jsonl")
-        return any(each["event"] == "stop" for each in events[self._told :])
+        told = read_lines(self._run_dir / "events.jsonl")[self._told :]
+        last = [each["event"] for each in told if each["event"] in ("start", "resume", "life_end", "stop")]
+        return last[-1:] == ["stop"]
 
     def another(self, failed: Outcome) -> bool:
         """Counts a failure; whether to start again, which `events.jsonl` says then.
@@ -45,4 +47,12 @@ class Attempts:
             return False
         with suppress(OSError):  # a full disk is none of the reasons not to go on
             note(self._run_dir, "life_end", reason=account(failed), then="again", is_failure=True)
+        self._waits = True
         return True
+
+    def give_up(self, reason: str) -> None:
+        """Notes that nobody starts the run again, where the last that was said is that somebody does."""
+        events = read_lines(self._run_dir / "events.jsonl")
+        if self._waits and events and events[-1]["event"] == "life_end":
+            with suppress(OSError):
+                note(self._run_dir, "life_end", reason=reason, then="ended", is_failure=True)

@@ -14,8 +14,9 @@ EARLY: list[int] = []
 """Signals that came while this was starting; importing torch takes seconds."""
 
 if __name__ == "__main__":
-    for _number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-        signal.signal(_number, lambda number, frame: EARLY.append(number))
+    for _number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(_number) != signal.SIG_IGN:
+            signal.signal(_number, lambda number, frame: EARLY.append(number))
 
 # ruff: noqa: E402
 import base64

@@ -1,6 +1,5 @@
 """A terminal of its own for a process whose output is kept, too: it can draw there, and what is kept is plain text."""
 
-import errno
 import os
 import re
 import sys
@@ -8,6 +7,8 @@ import termios
 import tty
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+
+from launcher.logs import write_nowhere
 
 CONTROL = rb"\x1b\[[0-?]*[ -/]*[@-~]"
 """A control sequence of ECMA-48: a colour, a move of the cursor."""
@@ -84,7 +85,5 @@ def show(said: bytes) -> None:
         sys.stderr.buffer.write(said)
         sys.stderr.buffer.flush()
     except OSError as error:
-        if error.errno in (errno.EIO, errno.EPIPE):  # a terminal or a pipe that has gone; the next writer is spared it
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stderr.fileno())
-            os.close(nowhere)
+        with suppress(OSError):
+            write_nowhere(error, sys.stderr.fileno())

@@ -17,19 +17,24 @@ Record = Mapping[str, str]
 
 def seconds_left(record: Record) -> float:
     """Until the time limit, or the end of a preemption's grace; infinite where there is none."""
-    return _time(record, "EndTime") - time.time()
+    return end_of(record) - time.time()
 
 
 def limit_of(record: Record) -> float:
     """Seconds from a life's start to its limit."""
-    return _time(record, "EndTime") - _time(record, "StartTime")
+    return end_of(record) - (_time(record, "StartTime") or 0.0)
 
 
-def _time(record: Record, name: str) -> float:
+def end_of(record: Record) -> float:
+    """Its limit, the end of a preemption's grace, or when it was cancelled, in seconds since 1970; infinite without."""
+    return _time(record, "EndTime") or math.inf
+
+
+def _time(record: Record, name: str) -> float | None:
     try:
         return datetime.fromisoformat(record.get(name, "Unknown")).timestamp()
     except ValueError:
-        return math.inf if name == "EndTime" else 0.0
+        return None
 
 
 def is_preempted(record: Record) -> bool:
@@ -44,15 +49,19 @@ def cause_of(
     near: float,
     requeues: bool,
     lost: Callable[[], list[str]],
+    grace_ends: float = 0.0,
 ) -> Cause:
     """Of a life that was sent `received` and began as restart `restarts` of its job.
 
     `near` is the seconds before the limit in which a signal is taken for Slurm's. `lost` asks for nodes that are down
-    or do not answer; that one does not answer makes nothing else of a user's scancel.
+    or do not answer; that one does not answer makes nothing else of a user's scancel. `grace_ends` is when a
+    preemption's grace was to end, if that is known: Slurm ends it no sooner.
     """
+    is_requeued = int(record.get("Restarts", "0")) > restarts
     if is_preempted(record):
-        return "preempted"
-    if int(record.get("Restarts", "0")) > restarts:
+        is_cut_short = SIGTERM in received and end_of(record) < grace_ends - 5
+        return "cancelled" if is_cut_short and not is_requeued else "preempted"
+    if is_requeued:
         return "lost node" if lost() else "requeued"
     if SIGTERM in received:
         if record.get("Reason") == "TimeLimit":

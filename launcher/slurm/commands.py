@@ -97,7 +97,8 @@ def nodes_to_choose_from(job: str) -> list[str]:
     if reservation := record.get("Reservation"):
         reserved = hostnames(fields(slurm("scontrol", "show", "reservation", "--oneliner", reservation))["Nodes"])
         nodes = [each for each in nodes if each in reserved]
-    return [each for each in nodes if each not in _left_out(record)]
+    left_out = _left_out(record)
+    return [each for each in nodes if each not in left_out]
 
 
 def _left_out(record: dict[str, str]) -> list[str]:

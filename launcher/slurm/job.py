@@ -12,6 +12,8 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,7 +31,7 @@ from launcher.preflight.probe import LIMIT
 from launcher.preflight.starting import PATIENCE, refuse_failure
 from launcher.profile_signal import hold_back
 from launcher.save_time import shutdown_timeout
-from launcher.slurm.cause import Cause, cause_of, is_preempted, limit_of, next_step, seconds_left
+from launcher.slurm.cause import Cause, cause_of, end_of, is_preempted, limit_of, next_step, seconds_left
 from launcher.slurm.commands import (
     back_to_the_queue,
     exclude,
@@ -42,7 +44,17 @@ from launcher.slurm.commands import (
 from launcher.slurm.step import start_step
 from launcher.slurm.submission import FOLDER, Submission, read_submission
 from launcher.slurm.trial import holds, interrupt_in_time
-from launcher.slurm.verdict import Ending, Verdict, after_failure, failures_in_vain, has_saved, judge, stall_of
+from launcher.slurm.verdict import (
+    LEFT_OUT,
+    Ending,
+    Verdict,
+    after_failure,
+    failures_in_vain,
+    has_saved,
+    judge,
+    lives_leaving_out,
+    stall_of,
+)
 from training.checkpoint import latest
 from training.errors import ASKED_TO_END, RunError
 from training.run_folder import lives_begun, note, read_lines
@@ -55,6 +67,8 @@ OVERDUE = 30.0
 """Seconds before its limit at which a job goes back to the queue even if it has not ended."""
 TOLD = 8
 """So many faults of the pre-flight stand in the reason; the event `preflight` has all."""
+READS = 30
+"""Tries to read events.jsonl, so many seconds apart:"""
 LOOKS = 10.0
 """Seconds between two looks at how long the job may still run, and whether a later life has begun."""
 TAIL = 1 << 16
@@ -76,8 +90,11 @@ class Life:
         self._nodes = hostnames(os.environ["SLURM_JOB_NODELIST"])
         self._received: list[int] = []
         self._is_overdue = False
-        self._unwritten = 0
-        """Events that could not be written."""
+        self._grace_ends = 0.0
+        """When that of a preemption does."""
+        self._known: list[dict[str, Any]] = []
+        """The events, as they were last read."""
+        self._is_untold, self._has_ended = False, False
         self._life = 1 + lives_begun(self._run_dir)
         """The number that the ranks will give theirs."""
         for number in (signal.SIGUSR1, signal.SIGTERM):
@@ -97,13 +114,15 @@ class Life:
             raise
         except Exception as error:
             log.exception("this life ends")
-            in_vain = failures_in_vain(read_lines(self._run_dir / "events.jsonl"))
+            if self._has_ended:
+                return 1
+            in_vain = failures_in_vain(self._events())
             return self._end(after_failure(f"{type(error).__name__}: {error}", in_vain, self._submission.failures))
 
     def _live(self) -> int:
-        events = read_lines(self._run_dir / "events.jsonl")
+        events = self._events()
         began = {"restarts": self._restarts, "submitted": self._submission.submitted}
-        self._note("life", **began, nodes=self._nodes, reason=self._why(events))
+        self._is_untold = not self._note("life", **began, nodes=self._nodes, reason=self._why(events))
         if self._is_finished(events):
             return self._end(Verdict("finished", "the run was done before"))
         if (before := failures_in_vain([*events, {"event": "life"} | began]) - 1) >= self._submission.failures:
@@ -115,11 +134,8 @@ class Life:
 
     def _why(self, events: list[dict[str, Any]]) -> str:
         """Why this life begins, as far as it can be known."""
-        not_started = self._run_dir / FOLDER / NOT_STARTED
-        if not_started.exists():
-            bad = ", ".join(dict.fromkeys(not_started.read_text().split()))
-            not_started.unlink()
-            return f"left out, as Python does not start there: {bad}"
+        if bad := self._not_started():
+            return f"left out, as Python does not start there: {', '.join(bad)}"
         lives = [each for each in events if each["event"] in ("life", "life_end")]
         if not lives:
             return "submitted"
@@ -127,6 +143,26 @@ class Life:
             return f"after: {lives[-1]['reason']}"
         gone = lost_nodes([node for node in lives[-1]["nodes"] if node not in self._nodes])
         return f"the life before ended without a word{': ' if gone else ''}{', '.join(gone)}"
+
+    def _not_started(self) -> list[str]:
+        """Nodes that this job left out since its last life, and which are forgotten with this."""
+        path = self._run_dir / FOLDER / NOT_STARTED
+        with suppress(OSError):
+            lines = [line.split() for line in path.read_text().splitlines()]
+            path.unlink()
+            return list(dict.fromkeys(line[1] for line in lines if line[0] == self._job and len(line) == 2))
+        return []
+
+    def _events(self) -> list[dict[str, Any]]:
+        """Of the run. A disk may be away for a while; what was known before is told if it does not come back."""
+        for _ in range(READS):
+            try:
+                self._known = read_lines(self._run_dir / "events.jsonl")
+                break
+            except OSError as error:
+                log.warning("%s: cannot be read (%s); reads it again", self._run_dir / "events.jsonl", error)
+                time.sleep(LOOKS)
+        return self._known
 
     def _is_finished(self, events: list[dict[str, Any]]) -> bool:
         ends = [each for each in events if each["event"] == "end"]
@@ -155,13 +191,16 @@ class Life:
         if not serious:
             return None
         reason = f"pre-flight: {'; '.join(faults[:TOLD])}{f'; and {len(faults) - TOLD} more' * (len(faults) > TOLD)}"
-        in_vain = failures_in_vain(read_lines(self._run_dir / "events.jsonl"))
-        if 0 < len(left_out) < max(2, len(self._nodes)) and in_vain <= self._submission.failures:
+        events = self._events()
+        failed = after_failure(reason, failures_in_vain(events), self._submission.failures)
+        if 0 < len(left_out) < max(2, len(self._nodes)):
             others, fewest = set(nodes_to_choose_from(self._job)) - set(left_out), self._submission.nodes[0]
             if len(others) >= fewest or not self._submission.requeue:
-                return Verdict("again", reason), left_out
-            reason += f"; without {', '.join(left_out)} there are {len(others)} nodes, and {fewest} are needed"
-        return after_failure(reason, in_vain, self._submission.failures), []
+                verdict = Verdict("again", reason) if lives_leaving_out(events) < LEFT_OUT else failed
+                return verdict, left_out if verdict.then == "again" else []
+            few = f"; without {', '.join(left_out)} there are {len(others)} nodes, and {fewest} are needed"
+            failed = replace(failed, reason=failed.reason + few)
+        return failed, []
 
     def _train(self) -> Verdict:
         if self._cause() is not None or self._is_late():  # before there was anybody to hand a signal on to
@@ -180,7 +219,7 @@ class Life:
         return self._judge(outcome)
 
     def _judge(self, outcome: Outcome) -> Verdict:
-        events, cause = read_lines(self._run_dir / "events.jsonl"), self._cause()
+        events, cause = self._events(), self._cause()
         return judge(
             outcome,
             Ending(
@@ -205,6 +244,7 @@ class Life:
             needed = min(shutdown_timeout(self._run_dir), limit_of(record) / 3)
             step = next_step(record, needed if needed > self._submission.lead else 0, last, self._submission.requeue)
             if step == "over":
+                self._grace_ends = end_of(record) if is_preempted(record) else self._grace_ends
                 return
             if step == "requeue":
                 break
@@ -234,7 +274,10 @@ class Life:
         os._exit(1)
 
     def _later_life(self) -> dict[str, Any] | None:
-        lines = read_lines(self._run_dir / "events.jsonl", last=TAIL)
+        try:
+            lines = read_lines(self._run_dir / "events.jsonl", last=TAIL)
+        except OSError:  # seen later
+            return None
         begun = [each for each in lines if each["event"] == "life"][-1:]
         return next((each for each in begun if (each["job"], each["restarts"]) != (self._job, self._restarts)), None)
 
@@ -247,7 +290,7 @@ class Life:
 
     def _cause(self) -> Cause | None:
         """Who asked for the end of this life, if anybody did."""
-        if _was_stopped(read_lines(self._run_dir / "events.jsonl")):
+        if _was_stopped(self._events()):
             return "stopped"
         if self._is_overdue:
             return "time limit"
@@ -255,7 +298,9 @@ class Life:
             return None
         near = max(self._submission.lead, shutdown_timeout(self._run_dir)) + 60
         record, requeues = job_record(self._job), self._submission.requeue
-        return cause_of(record, self._received, self._restarts, near, requeues, lambda: lost_nodes(self._nodes))
+        return cause_of(
+            record, self._received, self._restarts, near, requeues, lambda: lost_nodes(self._nodes), self._grace_ends
+        )
 
     def _end(self, verdict: Verdict, left_out: list[str] | None = None) -> int:
         """Writes down what became of this life, and does what follows."""
@@ -265,7 +310,7 @@ class Life:
         if verdict.then == "again" and not self._submission.requeue and not self._waiting():
             verdict = Verdict("ended", f"{verdict.reason}; no job of the chain is left: submit again", True)
         self._note_end(verdict, **({"left_out": left_out} if left_out else {}))
-        if verdict.then == "again" and self._unwritten and self._untold() >= self._submission.failures:
+        if verdict.then == "again" and self._is_untold and self._untold() >= self._submission.failures:
             log.error("%s lives could not write into %s: make room, and submit again", self._untold(), self._run_dir)
             return 1
         if verdict.then == "again":
@@ -278,7 +323,7 @@ class Life:
 
     def _untold(self) -> int:
         """Lives of this job that are not in events.jsonl, which else says how many have failed."""
-        told = read_lines(self._run_dir / "events.jsonl")
+        told = self._events()
         return self._restarts + 1 - len([each for each in told if each["event"] == "life" and each["job"] == self._job])
 
     def _waiting(self) -> list[str]:
@@ -300,13 +345,14 @@ class Life:
             self._note_end(Verdict("ended", reason, is_failure=True))
             raise LifeOverError(f"{self._run_dir}: {reason}") from None
 
-    def _note(self, event: str, **details: Any) -> None:
+    def _note(self, event: str, **details: Any) -> bool:
         """Writes an event; where that fails, as on a full disk, it is lost, and the life is not."""
         try:
             note(self._run_dir, event, life=self._life, job=self._job, **details)
         except OSError as error:
-            self._unwritten += 1
             log.error("%s: %s cannot be written (%s): %s", self._run_dir / "events.jsonl", event, error, details)
+            return False
+        return True
 
     def _note_end(self, verdict: Verdict, **details: Any) -> None:
         """Raises LifeOverError where the next life has begun."""
@@ -315,6 +361,7 @@ class Life:
             raise LifeOverError(f"{self._run_dir}: a later life has begun, on {on}; this one is over")
         told = {"reason": verdict.reason, "then": verdict.then, "is_failure": verdict.is_failure}
         self._note("life_end", **told, **details)
+        self._has_ended = True
         log.info("%s: %s", verdict.then, verdict.reason)
 
 

@@ -105,6 +105,7 @@ class Jobs:
         folder = self._submission().write().parent
         for name, text in self.scripts().items():
             write_whole(folder / name, text)
+        (folder / "not_started").unlink(missing_ok=True)  # of an earlier submission
         if self._prepares and self._site.container and isinstance(self._config.data.folder, Path):
             self._config.data.folder.mkdir(parents=True, exist_ok=True)  # what is mounted has to be there
         done: list[tuple[str, str]] = []
@@ -170,6 +171,7 @@ class Jobs:
             job=self._name,
             nodes=f"{fewest}-{most}" if most > fewest else fewest,
             lead=self._lead,
+            fewest=fewest,
             python=shlex.quote(self._python),
             run_dir=shlex.quote(str(self._run_dir)),
         )

@@ -57,7 +57,7 @@ def judge(outcome: Outcome, ending: Ending) -> Verdict:
     if outcome.code == ASKED_TO_END and ending.has_saved:
         return Verdict("again", f"saved and left: {cause or 'signal'}")
     if cause in ("time limit", "preempted") and not _failed_by_itself(outcome):
-        return _too_late(cause, ending)
+        return _too_late(cause, ending, has_left=outcome.code == ASKED_TO_END)
     if outcome.code == ASKED_TO_END:
         return Verdict("again", f"left with nothing new to save: {cause or 'signal'}")
     said = "".join(outcome.first.lines[-1:]) if outcome.first else ""
@@ -77,12 +77,13 @@ def _failed_by_itself(outcome: Outcome) -> bool:
     return outcome.code != ASKED_TO_END and not outcome.lost and first is not None and first.code not in ended
 
 
-def _too_late(cause: Cause, ending: Ending) -> Verdict:
-    """Slurm's end came before the run's own."""
+def _too_late(cause: Cause, ending: Ending, *, has_left: bool) -> Verdict:
+    """Slurm's end came before the run's own, or all ranks have left by themselves, before there was anything new."""
     if cause == "preempted":
-        why = "the grace was too short for its save" if ending.goes_on else "there was nothing to save yet"
-        return Verdict("again", f"preempted, and {why}")
-    if not ending.goes_on:
+        if has_left or not ending.goes_on:
+            return Verdict("again", "left with nothing new to save: preempted")
+        return Verdict("again", "preempted, and the grace was too short for its save")
+    if has_left or not ending.goes_on:
         reason = "its time was over before there was anything to save: give more --time"
         return after_failure(reason, ending.in_vain, ending.limit)
     reason = "its time was over before its last save was done: give more --lead"
@@ -126,6 +127,12 @@ def failures_in_vain(events: list[dict[str, Any]]) -> int:
                 count, left_out = 0, 0
             is_open = False
     return count + is_open
+
+
+def lives_leaving_out(events: list[dict[str, Any]]) -> int:
+    """How many of the last lives in a row only left nodes out."""
+    ends = [each for each in events if each["event"] in ("life_end", "checkpoint")]
+    return next((at for at, each in enumerate(reversed(ends)) if not each.get("left_out")), len(ends))
 
 
 def has_saved(events: list[dict[str, Any]]) -> bool:

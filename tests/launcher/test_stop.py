@@ -14,7 +14,7 @@ from training import checkpoint, stop_request
 from training.errors import ASKED_TO_END
 from training.fence import newest_life
 from training.history import ending, last_life
-from training.run_folder import RunFolder
+from training.run_folder import RunFolder, note
 from training.signals import Signals
 from training.stop_request import StopRequest
 from training.stopping import Stopping
@@ -99,6 +99,25 @@ def test_a_request_that_comes_while_a_signal_ends_the_run_is_told_all_the_same(r
     assert said[2]["by"] == ASKED_BY
     assert ending(last_life(said)) == said[-1]
     assert not stop_request.path_of(run.folder.path).exists()
+
+
+@pytest.mark.parametrize("is_launchers", [True, False])
+def test_a_request_that_comes_while_a_launcher_starts_the_run_again_is_for_the_next_life(
+    tmp_path: Path, is_launchers: bool
+) -> None:
+    """Not so one that comes while a job of Slurm's waits: its next life is for another time."""
+    note(tmp_path, "life_end", then="again", reason="a rank died", **({} if is_launchers else {"job": "7"}))
+    StopRequest.of_this_user("the life before").write(tmp_path)
+    folder = RunFolder(tmp_path, writes=True)
+    folder.event("start", 0, 0)
+    run = SimpleNamespace(engine=SimpleNamespace(rank=0), folder=folder, signals=Signals())
+    run.progress, run.tokens = SimpleNamespace(step=3), 240
+    feature = Stopping()
+    feature.on_start(run)
+    feature.on_close(run)
+    folder.close()
+    assert run.signals.asked() == is_launchers
+    assert ("stop" in [each["event"] for each in events(tmp_path)]) == is_launchers
 
 
 def test_a_request_for_another_life_is_void_and_one_that_is_torn_does_no_harm(run: SimpleNamespace) -> None:

@@ -1,5 +1,7 @@
 """Signals that ask for the end, wherever time is spent: the run saves, leaves with its exit code, and can go on."""
 
+import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -9,7 +11,7 @@ import psutil
 import pytest
 
 from odd_ranks import ranks
-from processes import environment, events, metrics, started, wait_for, write_run
+from processes import command, environment, events, metrics, started, wait_for, write_run
 from ranks import thalweg
 from training import checkpoint
 from training.errors import ASKED_TO_END
@@ -134,6 +136,27 @@ def test_a_launcher_hands_the_signal_on_to_its_ranks(tmp_path: Path, number: sig
         assert process.returncode == ASKED_TO_END, said
     assert said.count("saved at step") == 1 and "Traceback" not in said
     assert_goes_on_as_if_never_asked(run, *arguments, name=number.name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command_line", [["train"], ["launch", "--processes", 2]], ids=["train", "launch"])
+def test_a_terminal_that_goes_away_costs_no_step(tmp_path: Path, command_line: list[object]) -> None:
+    """Nothing can be shown any more; the checkpoint is written all the same."""
+    run = write_run(tmp_path)
+    master, slave = os.openpty()
+    asked = command(*command_line, run, *LONG, "run_dir=asked")
+    shown = {"stdin": slave, "stdout": slave, "stderr": slave}
+    with subprocess.Popen(asked, cwd=tmp_path, env=environment(), start_new_session=True, **shown) as process:
+        os.close(slave)
+        while steps_of(tmp_path / "asked") < 20:
+            assert process.poll() is None
+            with contextlib.suppress(OSError):
+                os.read(master, 65536)
+        os.close(master)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait() == ASKED_TO_END
+    assert saved_step(tmp_path / "asked") == steps_of(tmp_path / "asked")
+    assert [each["signal"] for each in events(tmp_path / "asked") if each["event"] == "signal"] == ["SIGHUP"]
 
 
 @pytest.mark.slow

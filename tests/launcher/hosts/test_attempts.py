@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline.errors import InputError
 from launcher.hosts.attempts import Attempts
 from launcher.hosts.outcome import Failure, Outcome
+from launcher.status import status_of
+from launcher.stop import Stopped, stop
 from training.run_folder import note, read_lines
 from training.stop_request import StopRequest
 
@@ -34,6 +37,28 @@ def test_never_where_the_end_was_asked_for(tmp_path: Path) -> None:
     assert attempts.another(FAILED) and not attempts.is_stopped()
     note(tmp_path, "stop", by="me@here")
     assert attempts.is_stopped() and not attempts.another(FAILED)
+
+
+def test_a_launcher_that_gives_up_says_so(tmp_path: Path) -> None:
+    attempts = Attempts(tmp_path, 3)
+    attempts.give_up("nothing was started again")
+    assert not (tmp_path / "events.jsonl").exists()
+    assert attempts.another(FAILED)
+    note(tmp_path, "resume")
+    attempts.give_up("rank 1 ended")  # which has told of itself
+    assert attempts.another(FAILED) and status_of(tmp_path).state == "waiting"
+    attempts.give_up("b: does not answer")
+    status = status_of(tmp_path)
+    assert (status.state, status.last_life) == ("failed", "b: does not answer")
+
+
+def test_what_is_asked_while_a_launcher_waits_reaches_it(tmp_path: Path) -> None:
+    attempts = Attempts(tmp_path, 3)
+    assert attempts.another(FAILED)
+    assert stop(tmp_path) == Stopped(None, [])
+    assert attempts.is_stopped() and attempts.is_stopped() and status_of(tmp_path).state == "stopped"
+    with pytest.raises(InputError, match="there is nothing to stop"):
+        stop(tmp_path)
 
 
 def test_what_a_life_was_asked_that_died_before_it_could_obey_holds_for_all(tmp_path: Path) -> None:

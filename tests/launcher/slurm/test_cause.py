@@ -1,6 +1,7 @@
 """What a life makes of signals and of Slurm's record of its job, as Slurm 22.05 writes it."""
 
 import signal
+import time
 from datetime import datetime, timedelta
 
 import pytest
@@ -43,6 +44,14 @@ def test_who_asked_for_the_end(
     told: dict[str, str], received: list[int], lost: list[str], requeues: bool, cause: str
 ) -> None:
     assert cause_of(told, received, 1, 300, requeues, lambda: lost) == cause
+
+
+def test_a_job_that_is_cancelled_within_the_grace_of_a_preemption_is_cancelled() -> None:
+    grace_ends = time.time() + 30
+    for left, restarts, cause in ((0, "1", "cancelled"), (30, "1", "preempted"), (0, "2", "preempted")):
+        told = GRACE | record(left, JobState="COMPLETING", Restarts=restarts, PreemptTime=GRACE["PreemptTime"])
+        assert cause_of(told, [USR1, TERM], 1, 300, True, lambda: [], grace_ends) == cause
+        assert cause_of(told, [USR1, TERM], 1, 300, True, lambda: []) == "preempted"
 
 
 @pytest.mark.parametrize(

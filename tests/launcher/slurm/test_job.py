@@ -1,6 +1,7 @@
 """A life of a job where its own machine fails it. Lives on a real Slurm are in tests/cluster."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,31 @@ def test_what_goes_wrong_in_a_life_is_its_failure_and_not_the_runs_end(
         told = events(tmp_path / "run")[-1]
         assert told["event"] == "life_end" and told["then"] == then and "No space left" in told["reason"]
         assert (tmp_path / "asked").exists() == (then == "again")
+
+
+def test_a_disk_that_is_away_is_waited_for_and_a_run_that_is_done_is_not_done_again(
+    life: Callable[[int], job.Life], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, away = job.read_lines, [True, True]
+
+    def sometimes(path: Path, last: int | None = None) -> list[dict]:
+        if last is None and away:
+            away.pop()
+            raise OSError(116, "Stale file handle")
+        return read(path, last)
+
+    def fails(*told: object) -> None:
+        raise OSError(122, "Disk quota exceeded")
+
+    monkeypatch.setattr(job, "read_lines", sometimes)
+    monkeypatch.setattr(job, "LOOKS", 0.0)
+    monkeypatch.setattr(job.Life, "_train", lambda self: job.Verdict("finished", "the run is done"))
+    monkeypatch.setattr(job.Life, "_waiting", fails)
+    monkeypatch.setattr(job, "slurm", fails)
+    one = life(0)
+    one._submission = replace(one._submission, requeue=False)
+    assert one.live() == 1 and not away
+    assert [each["then"] for each in events(tmp_path / "run") if each["event"] == "life_end"] == ["finished"]
 
 
 @pytest.mark.parametrize("restarts", [1, 2])

@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
 from launcher.hosts.outcome import Failure, Outcome
-from launcher.slurm.verdict import Ending, failures_in_vain, has_saved, judge, stall_of
+from launcher.slurm.verdict import Ending, failures_in_vain, has_saved, judge, lives_leaving_out, stall_of
 
 
 def ended(*codes: int) -> Outcome:
@@ -21,6 +23,7 @@ def ended(*codes: int) -> Outcome:
         ((75,), Ending("stopped", 0, 3), "ended", False),
         ((1,), Ending("stopped", 0, 3), "ended", True),
         ((-9,), Ending("preempted", 3, 3), "again", False),
+        ((75,), Ending("preempted", 3, 3, has_saved=False, goes_on=False), "again", False),
         ((1,), Ending("preempted", 3, 3), "ended", True),  # its save fails, at each preemption
         ((1,), Ending("time limit", 1, 3), "again", True),
         ((-9,), Ending("time limit", 0, 3), "again", False),
@@ -57,6 +60,9 @@ def test_what_is_known_stands_in_the_reason() -> None:
     assert "give more --lead" in judge(killed, Ending("time limit", 0, 3)).reason
     assert "give more --time" in judge(killed, Ending("time limit", 1, 3, goes_on=False)).reason
     assert "grace was too short" in judge(killed, Ending("preempted", 0, 3)).reason
+    left = Ending("time limit", 1, 3, has_saved=False)
+    assert "give more --time" in judge(ended(75), left).reason
+    assert judge(ended(75), replace(left, cause="preempted")).reason == "left with nothing new to save: preempted"
     refused = Outcome([Failure(0, 2, 0.0, ["prepared: is missing"])])
     assert judge(refused, Ending(None, 1, 3)).reason.endswith(": prepared: is missing")
 
@@ -93,6 +99,12 @@ ENDED: list[dict[str, object]] = [{"event": "life_end", "is_failure": True, "the
 )
 def test_failures_without_progress(events: list[dict[str, object]], in_vain: int) -> None:
     assert failures_in_vain(events) == in_vain
+
+
+def test_lives_that_only_left_nodes_out() -> None:
+    assert lives_leaving_out([]) == lives_leaving_out(life(True)) == 0
+    assert lives_leaving_out(life(None) + life(True) + life(None) + life(None) + life()) == 2
+    assert lives_leaving_out(life(None) + life("save", None)) == 1
 
 
 def test_a_run_that_is_submitted_again_begins_anew_and_a_chain_does_not() -> None:
