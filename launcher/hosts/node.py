@@ -24,6 +24,7 @@ import json
 import os
 import select
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -66,6 +67,14 @@ class Assignment:
     def as_line(self, number: int | None = None) -> str:
         """For stdin of this module."""
         return json.dumps(asdict(self) | {"number": number}) + "\n"
+
+
+def give_orders(agent: subprocess.Popen[str], assignment: Assignment, number: int | None = None) -> None:
+    """To a command that runs this module. One that has ended already is missed by whoever listens to it."""
+    assert agent.stdin is not None
+    with suppress(BrokenPipeError):
+        agent.stdin.write(assignment.as_line(number))
+        agent.stdin.flush()
 
 
 def read_assignment(line: str) -> Assignment:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data_pipeline.errors import InputError
 from launcher.hosts.description import Description
-from launcher.hosts.node import Assignment
+from launcher.hosts.node import Assignment, give_orders
 
 OPTIONS = ["-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15"]
 ALIVE = ["-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=6"]
@@ -91,8 +91,6 @@ def start_agents(hosts: list[str], assignment: Assignment) -> dict[str, subproce
             text=True,
             start_new_session=True,  # an interrupt of the terminal reaches the ranks through us alone
         )
-        assert agent.stdin is not None
-        agent.stdin.write(assignment.as_line(number))
-        agent.stdin.flush()
+        give_orders(agent, assignment, number)
         agents[host] = agent
     return agents

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launcher.hosts.agent import Program
-from launcher.hosts.node import Assignment
+from launcher.hosts.node import Assignment, give_orders
 from launcher.hosts.nodes import Nodes
 from launcher.slurm.submission import Submission
 from training.fence import TURN
@@ -46,9 +46,7 @@ def start_agents(assignment: Assignment, options: Sequence[str], python: Sequenc
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert step.stdin is not None
-    step.stdin.write(assignment.as_line())
-    step.stdin.flush()
+    give_orders(step, assignment)
     return Nodes({"srun": step}, assignment.hosts, assignment.shutdown_timeout)
 
 

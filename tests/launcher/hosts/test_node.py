@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 from launcher.hosts.agent import Program
-from launcher.hosts.node import Assignment, Told, _Teller
+from launcher.hosts.node import Assignment, Told, _Teller, give_orders
+from launcher.hosts.nodes import Nodes
 from launcher.hosts.outcome import Failure, Outcome
 
 
@@ -56,3 +57,13 @@ def test_a_signal_before_there_are_ranks_is_told_as_what_it_is() -> None:
     listening = Told()
     told = [outcome for line in lines if (heard := listening.hear(line)) and (outcome := heard[1])]
     assert agent.returncode == 75 and [(each.code, each.signals) for each in told] == [(75, [signal.SIGUSR1])]
+
+
+def test_orders_for_an_agent_that_has_ended_already_are_no_failure_of_their_own() -> None:
+    """As of an srun that knows no such option: whoever waits for the agent says how it ended."""
+    assignment = Assignment(Program("launcher.cli", ["train", "none.yaml"]), ["localhost"], [1], 0, "x", None, 5)
+    agent = subprocess.Popen(["false"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    agent.wait()
+    give_orders(agent, assignment)
+    outcome = Nodes({"srun": agent}, ["node1"], 5).wait()
+    assert outcome.lost == {"node1": "it never answered: false ended with exit code 1"}
