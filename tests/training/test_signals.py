@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -81,6 +82,14 @@ sys.argv = ["thalweg", *sys.argv[1:]]
 main()
 """
 """The command line in which the nth call of something takes ten minutes, or until there is a file `go`."""
+
+
+@pytest.fixture(autouse=True)
+def not_under_nohup() -> Iterator[None]:
+    """What is started here hears of SIGHUP, however the tests were started."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def steps_of(run_dir: Path) -> int:
