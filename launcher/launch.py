@@ -61,7 +61,8 @@ def launch_run(config: RunConfig, manner: Manner) -> None:
     try:
         _run(start, attempts, resume)
     except BaseException as error:
-        attempts.give_up(" ".join(str(error).split()) or type(error).__name__)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        attempts.give_up(reason, is_failure=not isinstance(error, AskedToEnd))
         raise
 
 
@@ -130,7 +131,7 @@ def _back_again(hosts: list[Host], manner: Manner, attempts: Attempts, before: d
     while True:
         try:
             machines = _alike(hosts, manner)
-            _refuse_fewer(machines.processes, before)
+            _refuse_others(machines.processes, before)
             return machines
         except InputError as error:
             if time.monotonic() > end:
@@ -143,9 +144,11 @@ def _back_again(hosts: list[Host], manner: Manner, attempts: Attempts, before: d
             time.sleep(1)
 
 
-def _refuse_fewer(processes: dict[str, int], before: dict[str, int]) -> None:
-    changed = [f"{host}: takes {count} processes, before {before[host]}" for host, count in processes.items()]
-    if faults := [each for each, host in zip(changed, processes, strict=True) if processes[host] != before[host]]:
+def _refuse_others(processes: dict[str, int], before: dict[str, int]) -> None:
+    """Raises InputError where a host has come back with fewer GPUs, or with more."""
+    changed = {host: count for host, count in processes.items() if count != before[host]}
+    if changed:
+        faults = [f"{host}: takes {count} processes, before {before[host]}" for host, count in changed.items()]
         raise InputError("\n".join(faults))
 
 

@@ -50,9 +50,9 @@ class Attempts:
         self._waits = True
         return True
 
-    def give_up(self, reason: str) -> None:
+    def give_up(self, reason: str, *, is_failure: bool) -> None:
         """Notes that nobody starts the run again, where the last that was said is that somebody does."""
         events = read_lines(self._run_dir / "events.jsonl")
         if self._waits and events and events[-1]["event"] == "life_end":
             with suppress(OSError):
-                note(self._run_dir, "life_end", reason=reason, then="ended", is_failure=True)
+                note(self._run_dir, "life_end", reason=reason, then="ended", is_failure=is_failure)

@@ -6,6 +6,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from data_pipeline.errors import InputError
+from launcher.launch import _refuse_others
 from processes import events, metrics, started, thalweg, wait_for, write_run
 
 ALWAYS_FAILS = ["train.lr=1e30", "train.grad_clip=0"]
@@ -72,3 +74,9 @@ def waiting_signals(process: psutil.Process) -> str:
 def test_variables_are_for_other_machines(run: Path) -> None:
     _, said = thalweg("launch", run, "--env", "X=1", cwd=run.parent, code=2)
     assert said.startswith("--env: goes with --hostfile")
+
+
+def test_a_host_that_comes_back_with_fewer_gpus_is_not_back_yet() -> None:
+    _refuse_others({"a": 8, "b": 8}, {"a": 8, "b": 8})
+    with pytest.raises(InputError, match=r"^b: takes 7 processes, before 8$"):
+        _refuse_others({"a": 8, "b": 7}, {"a": 8, "b": 8})

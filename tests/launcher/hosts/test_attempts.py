@@ -41,15 +41,18 @@ def test_never_where_the_end_was_asked_for(tmp_path: Path) -> None:
 
 def test_a_launcher_that_gives_up_says_so(tmp_path: Path) -> None:
     attempts = Attempts(tmp_path, 3)
-    attempts.give_up("nothing was started again")
+    attempts.give_up("nothing was started again", is_failure=True)
     assert not (tmp_path / "events.jsonl").exists()
     assert attempts.another(FAILED)
     note(tmp_path, "resume")
-    attempts.give_up("rank 1 ended")  # which has told of itself
+    attempts.give_up("rank 1 ended", is_failure=True)  # which has told of itself
     assert attempts.another(FAILED) and status_of(tmp_path).state == "waiting"
-    attempts.give_up("b: does not answer")
+    attempts.give_up("b: does not answer", is_failure=True)
     status = status_of(tmp_path)
     assert (status.state, status.last_life) == ("failed", "b: does not answer")
+    assert attempts.another(FAILED)
+    attempts.give_up("SIGTERM: asked to end", is_failure=False)
+    assert status_of(tmp_path).state == "stopped"
 
 
 def test_what_is_asked_while_a_launcher_waits_reaches_it(tmp_path: Path) -> None:
