@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from data_pipeline.config_base import FilePath, Location, Section
 from data_pipeline.source_config import RunSource
+from data_pipeline.steps.config import Extractor, StepConfig
 
 Weight = Annotated[float, Field(ge=0)]
 Exhausted = Literal["error", "stop", "redistribute"]
@@ -44,7 +45,15 @@ SAMPLE_KINDS = {"package_descriptions": "warc", "language_reference": "mediawiki
 """The container that each sample is put into."""
 
 
-class FileSource(Section):
+class Corpus(Section):
+    """What corpora of all kinds have."""
+
+    steps: list[StepConfig] = Field(
+        default_factory=list, description="What its documents go through before they are tokenised, in this order."
+    )
+
+
+class FileSource(Corpus):
     """A corpus in files of a container format that holds whole documents."""
 
     kind: Literal["warc", "wet", "mediawiki", "books"] = Field(
@@ -55,8 +64,16 @@ class FileSource(Section):
         None, description="Instead of paths: text found on every machine with Python, put into the same containers."
     )
 
+    extractor: Extractor | None = Field(
+        None,
+        description="Of kind warc: how the main text of a page is found. resiliparse, the default, is several times as "
+        "fast; trafilatura leaves out more of what is around the text.",
+    )
+
     @model_validator(mode="after")
     def _paths_or_sample(self) -> "FileSource":
+        if self.extractor is not None and self.kind != "warc":
+            raise ValueError(f"extractor is of kind warc, and this is of kind {self.kind}; leave it out")
         if bool(self.paths) == (self.sample is not None):
             raise ValueError("give either paths or sample")
         if self.sample is not None and self.kind != SAMPLE_KINDS[self.sample]:
@@ -64,7 +81,7 @@ class FileSource(Section):
         return self
 
 
-class TableSource(Section):
+class TableSource(Corpus):
     """A corpus in rows of local JSONL or Parquet files."""
 
     kind: Literal["jsonl", "parquet"] = Field(description="The format of the files.")
@@ -73,7 +90,7 @@ class TableSource(Section):
     id_key: str | None = Field(None, description="The column that names the document; its row number otherwise.")
 
 
-class HubSource(Section):
+class HubSource(Corpus):
     """A corpus of the Hugging Face Hub, read as a stream."""
 
     kind: Literal["hub"] = Field(description="A data set by its name on the Hub.")

@@ -32,6 +32,7 @@ from data_pipeline.inputs import Inputs, find, plan_of, recipe_hash, state_of
 from data_pipeline.manifest import SPLITS, Manifest, SourceEntry, TokenizerEntry
 from data_pipeline.reading import ReadFiles, Task
 from data_pipeline.shards import SUFFIXES, FileEntry, ShardEntry
+from data_pipeline.steps.apply import ApplySteps
 from data_pipeline.tokenise import Group, Tokenise, entries_of, group_files
 
 log = logging.getLogger("thalweg.prepare")
@@ -141,8 +142,8 @@ class _Preparation:
     def _read(self) -> None:
         log.info("reading: %d sources, %d tasks", len(self._inputs), len(self._tasks))
         reader = ReadFiles(self._tasks, self._recipe.damaged_files)
-        # Steps that change or drop documents stand between reader and writer.
-        self._reading.run([reader, DropEmpty(), WriteDocuments(self._documents)], self._workers)
+        steps = [DropEmpty(), ApplySteps(self._tasks), WriteDocuments(self._documents)]
+        self._reading.run([reader, *steps], self._workers)
         for name in self._recipe.sources:
             counts = self._counts(name)
             if not counts["documents"]:

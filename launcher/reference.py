@@ -33,10 +33,11 @@ def render() -> str:
 
 def _table(model: type[BaseModel], prefix: str) -> Iterator[str]:
     yield "| key | value | default | meaning |\n| --- | --- | --- | --- |"
-    yield from _rows(model, prefix)
+    yield from _rows(model, prefix, set())
 
 
-def _rows(model: type[BaseModel], prefix: str) -> Iterator[str]:
+def _rows(model: type[BaseModel], prefix: str, told: set[tuple[str, type[BaseModel]]]) -> Iterator[str]:
+    """`told` are the sections that stand in the table already: corpora of all kinds have the same steps."""
     for name, field in model.model_fields.items():
         key, inner = prefix + (field.alias or name), models_in(field.annotation)
         if not inner:
@@ -46,8 +47,10 @@ def _rows(model: type[BaseModel], prefix: str) -> Iterator[str]:
         for each in inner:
             kinds = get_args(each.model_fields["kind"].annotation) if "kind" in each.model_fields else ()
             of_kind = f" (kind {', '.join(kinds)})" if kinds else ""
-            yield f"| **`{named}`**{of_kind} | section | {_default(field)} | {_first_line(each)} |"
-            yield from _rows(each, f"{named}.")
+            if (named, each) not in told:
+                told.add((named, each))
+                yield f"| **`{named}`**{of_kind} | section | {_default(field)} | {_first_line(each)} |"
+                yield from _rows(each, f"{named}.", told)
 
 
 def _first_line(model: type[BaseModel]) -> str:

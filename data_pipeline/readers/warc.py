@@ -1,6 +1,6 @@
 """Web pages: the text of the HTML responses in a WARC file."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from datatrove.data import Document
@@ -18,12 +18,13 @@ _HTML = ("text/html", "application/xhtml+xml")
 
 def read(path: Path, source: FileSource) -> Iterator[Item]:
     """One item a response: records of other types (requests, metadata, revisits) hold no page of their own."""
+    extract = _by_trafilatura if source.extractor == "trafilatura" else _by_resiliparse
     for record in records(path):
         if record.kind in ("response", None):
-            yield _page(record)
+            yield _page(record, extract)
 
 
-def _page(record: Record) -> Item:
+def _page(record: Record, extract: Callable[[str], str]) -> Item:
     response, body = _response(record) if record.exact else (None, b"")
     if response is None:
         return Drop("broken_record")
@@ -36,8 +37,18 @@ def _page(record: Record) -> Item:
     html = _decoded(body, response.http_charset)
     if html is None:
         return Drop("undecodable")
-    text = extract_plain_text(html, main_content=True, alt_texts=False).strip()
-    return Document(text=text, id=record.id, metadata={"offset": record.offset, "url": record.url})
+    return Document(text=extract(html), id=record.id, metadata={"offset": record.offset, "url": record.url})
+
+
+def _by_resiliparse(html: str) -> str:
+    return extract_plain_text(html, main_content=True, alt_texts=False).strip()
+
+
+def _by_trafilatura(html: str) -> str:
+    """Without comments; its settings for precision or recall alone do worse (docs/decisions/0014-web-text.md)."""
+    from trafilatura import extract
+
+    return (extract(html, include_comments=False) or "").strip()
 
 
 def _response(record: Record) -> tuple[WarcRecord | None, bytes]:

@@ -1,0 +1,52 @@
+"""The block of a reading pipeline that takes a source's documents through its steps."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from datatrove.data import Document, DocumentsPipeline
+from datatrove.pipeline.base import PipelineStep
+
+from data_pipeline.reading import Task
+from data_pipeline.steps.base import Step
+from data_pipeline.steps.config import Language, Mask, Short, StepConfig
+
+
+class ApplySteps(PipelineStep):  # type: ignore[misc]
+    """Counts `dropped/<reason>`, and what else steps count."""
+
+    name = "steps"
+    type = "FILTER"
+
+    def __init__(self, tasks: list[Task]) -> None:
+        super().__init__()
+        self._tasks = tasks
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        """Yields the documents that no step of task `rank`'s source drops."""
+        steps = [_made(each) for each in self._tasks[rank].config.steps]
+        counts: Counter[str] = Counter()
+        for document in data:
+            reason = next(filter(None, (step(document, counts) for step in steps)), None)
+            if reason is None:
+                yield document
+            else:
+                self.stat_update(f"dropped/{reason}")
+        for name, count in counts.items():
+            self.stat_update(name, value=count)
+
+
+def _made(config: StepConfig) -> Step:
+    """A step, whose libraries are imported only where it is used."""
+    match config:
+        case Short():
+            from data_pipeline.steps import short
+
+            return short.make(config)
+        case Language():
+            from data_pipeline.steps import language
+
+            return language.make(config)
+        case Mask():
+            from data_pipeline.steps import personal_data
+
+            return personal_data.make(config)

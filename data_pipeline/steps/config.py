@@ -1,0 +1,55 @@
+"""The steps that documents of a source go through between reader and tokeniser: the `steps:` of a recipe."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from data_pipeline.config_base import Section
+
+
+class Short(Section):
+    """Drops pages that are near to empty."""
+
+    kind: Literal["short"]
+    characters: int = Field(200, gt=0, description="A document of fewer, outer white space aside, is dropped.")
+
+
+class Language(Section):
+    """Finds the language of a document, and keeps it by a list."""
+
+    kind: Literal["language"]
+    keep: list[str] = Field(min_length=1, description="Codes of ISO 639, such as [en, de], or zh.")
+    least: float = Field(
+        0.5, ge=0, le=1, description="A document is dropped where its language is less sure; 0 takes the likeliest."
+    )
+
+
+PersonalData = Literal["email", "phone", "ip"]
+
+
+class Mask(Section):
+    """Puts markers in the place of personal data."""
+
+    kind: Literal["mask"]
+    what: list[PersonalData] = Field(
+        ["email", "phone", "ip"],
+        min_length=1,
+        description="email: addresses; phone: numbers that may be assigned; ip: public addresses, IPv4 and IPv6.",
+    )
+    phone_regions: list[str] = Field(
+        default_factory=list,
+        description="Regions, such as [US, GB], whose numbers are known without their country's code; with it all are.",
+    )
+
+    @model_validator(mode="after")
+    def _known_regions(self) -> "Mask":
+        if self.phone_regions:
+            from phonenumbers import SUPPORTED_REGIONS
+
+            if unknown := sorted(set(self.phone_regions) - SUPPORTED_REGIONS):
+                raise ValueError(f"phone_regions: {', '.join(unknown)} is no region of ISO 3166, such as US")
+        return self
+
+
+Extractor = Literal["resiliparse", "trafilatura"]
+StepConfig = Annotated[Short | Language | Mask, Field(discriminator="kind")]
