@@ -90,7 +90,8 @@ def main() -> None:
     print(text)
     if asked.out:
         files = ", ".join(path.name for path in asked.pages)
-        head = f"# Extraction of main text\n\n{date.today()}, {machine()}. `benchmarks/extraction.py`, {files}.\n\n"
+        where = f"{date.today()}, {machine('cpu', 1)}. `benchmarks/extraction.py`, {files}."
+        head = f"# Extraction of main text\n\n{where}\n\n"
         (asked.out / f"{date.today()}-extraction-cpu.md").write_text(head + text)
 
 

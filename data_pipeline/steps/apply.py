@@ -8,7 +8,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from data_pipeline.reading import Task
 from data_pipeline.steps.base import Step
-from data_pipeline.steps.config import Language, Mask, Short, StepConfig
+from data_pipeline.steps.config import C4, GopherQuality, GopherRepetition, Language, Mask, Short, StepConfig
 
 
 class ApplySteps(PipelineStep):  # type: ignore[misc]
@@ -46,6 +46,10 @@ def _made(config: StepConfig) -> Step:
             from data_pipeline.steps import language
 
             return language.make(config)
+        case GopherQuality() | GopherRepetition() | C4():
+            from data_pipeline.steps import rules
+
+            return rules.make(config)
         case Mask():
             from data_pipeline.steps import personal_data
 

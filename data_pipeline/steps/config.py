@@ -24,6 +24,31 @@ class Language(Section):
     )
 
 
+class GopherQuality(Section):
+    """Drops what does not look like prose: Gopher's rules of length, word length, symbols, bullets and stop words."""
+
+    kind: Literal["gopher_quality"]
+    min_words: int = Field(50, ge=0, description="Fewest words.")
+    max_words: int = Field(100_000, gt=0, description="Most words.")
+    min_stop_words: int = Field(2, ge=0, description="So many different stop words, at least.")
+    stop_words: list[str] | None = Field(
+        None, description="Those of another language than English, which are the, be, to, of, and, that, have, with."
+    )
+
+
+class GopherRepetition(Section):
+    """Drops what repeats itself: Gopher's rules of lines, paragraphs and n-grams."""
+
+    kind: Literal["gopher_repetition"]
+
+
+class C4(Section):
+    """C4's rules: drops lines without end, of few words, on cookies or JavaScript, and pages with code or filler."""
+
+    kind: Literal["c4"]
+    terminal_punctuation: bool = Field(True, description="Whether a line has to end like a sentence.")
+
+
 PersonalData = Literal["email", "phone", "ip"]
 
 
@@ -52,4 +77,4 @@ class Mask(Section):
 
 
 Extractor = Literal["resiliparse", "trafilatura"]
-StepConfig = Annotated[Short | Language | Mask, Field(discriminator="kind")]
+StepConfig = Annotated[Short | Language | GopherQuality | GopherRepetition | C4 | Mask, Field(discriminator="kind")]
