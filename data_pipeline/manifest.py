@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import xxhash
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from data_pipeline.durable import write_whole
 from data_pipeline.errors import InputError
@@ -28,6 +28,8 @@ class SourceEntry(BaseModel):
 
     read: int
     dropped: dict[str, int]
+    masked: dict[str, int] = Field(default_factory=dict)
+    """Pieces of personal data by kind that markers stand for."""
     documents: int
     tokens: int
     splits: dict[str, list[ShardEntry]]

@@ -214,10 +214,10 @@ class _Preparation:
                     _move_shard(group.out / entry.name, self._out / name, entry)
                     splits[split].append(entry.model_copy(update={"name": name}))
         shards = [entry for entries in splits.values() for entry in entries]
-        reason = "dropped/"
         described = SourceEntry(
             read=counts["read"],
-            dropped={name.removeprefix(reason): counts[name] for name in sorted(counts) if name.startswith(reason)},
+            dropped=_those_of("dropped/", counts),
+            masked=_those_of("masked/", counts),
             documents=sum(shard.documents for shard in shards),
             tokens=sum(shard.tokens for shard in shards),
             splits=splits,
@@ -225,6 +225,10 @@ class _Preparation:
         kept = described.read - sum(described.dropped.values())
         assert described.documents == counts["documents"] == kept, (source, counts)
         return described
+
+
+def _those_of(kind: str, counts: Counter[str]) -> dict[str, int]:
+    return {name.removeprefix(kind): counts[name] for name in sorted(counts) if name.startswith(kind)}
 
 
 def _describe(path: Path) -> TokenizerEntry:

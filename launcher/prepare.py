@@ -45,6 +45,7 @@ def summary(manifest: Manifest, out: Path) -> dict[str, Any]:
         name: {
             "read": source.read,
             "dropped": source.dropped,
+            "masked": source.masked,
             "documents": source.documents,
             "tokens": source.tokens,
             "validation_documents": sum(shard.documents for shard in source.splits["validation"]),
@@ -56,12 +57,18 @@ def summary(manifest: Manifest, out: Path) -> dict[str, Any]:
 
 
 def report_table(manifest: Manifest, out: Path) -> Table:
-    """Per source the documents read, dropped by reason and kept, and the tokens."""
+    """Per source the documents read, dropped by reason and kept, the tokens, and what was masked, if anything was."""
+    sources = summary(manifest, out)["sources"]
+    masks = any(source["masked"] for source in sources.values())
     table = Table(title=f"Prepared in {out}")
-    for column in ("source", "read", "dropped", "kept", "of these held out", "tokens"):
-        table.add_column(column, justify="left" if column in ("source", "dropped") else "right")
-    for name, source in summary(manifest, out)["sources"].items():
-        dropped = "\n".join(f"{count:,} {reason}" for reason, count in source["dropped"].items())
-        counts = (source["documents"], source["validation_documents"], source["tokens"])
-        table.add_row(name, f"{source['read']:,}", dropped or "-", *(f"{count:,}" for count in counts))
+    for column in ("source", "read", "dropped", "kept", "of these held out", "tokens", *(["masked"] if masks else [])):
+        table.add_column(column, justify="left" if column in ("source", "dropped", "masked") else "right")
+    for name, source in sources.items():
+        counts = [f"{source[key]:,}" for key in ("documents", "validation_documents", "tokens")]
+        masked = [_each(source["masked"])] if masks else []
+        table.add_row(name, f"{source['read']:,}", _each(source["dropped"]), *counts, *masked)
     return table
+
+
+def _each(counts: dict[str, int]) -> str:
+    return "\n".join(f"{count:,} {what}" for what, count in counts.items()) or "-"

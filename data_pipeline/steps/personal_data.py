@@ -23,16 +23,16 @@ DIGITS = re.compile(r"\d\D{0,3}\d\D{0,3}\d\D{0,3}\d")
 
 
 def make(config: Mask) -> Step:
-    """The step of a recipe. Drops nothing; counts `masked_email` and so on."""
+    """The step of a recipe. Drops nothing; counts `masked/email` and so on."""
     regions = [None, *config.phone_regions]
 
     def mask(document: Document, counts: Counter[str]) -> str | None:
         if "email" in config.what:
-            document.text, counts["masked_email"] = _emails(document.text, counts["masked_email"])
+            document.text, counts["masked/email"] = _emails(document.text, counts["masked/email"])
         if "ip" in config.what:
-            document.text, counts["masked_ip"] = _ips(document.text, counts["masked_ip"])
+            document.text, counts["masked/ip"] = _ips(document.text, counts["masked/ip"])
         if "phone" in config.what:
-            document.text, counts["masked_phone"] = _phones(document.text, regions, counts["masked_phone"])
+            document.text, counts["masked/phone"] = _phones(document.text, regions, counts["masked/phone"])
         return None
 
     return mask

@@ -31,6 +31,7 @@ def test_what_is_dropped_is_counted_with_its_step(tmp_path: Path, sources: dict)
     filtered, whole = manifest.sources["filtered"], manifest.sources["whole"]
     assert (filtered.read, filtered.documents) == (122, 60)
     assert filtered.dropped == {"empty": 2, "short": 20, "other_language": 40}
+    assert filtered.masked == {"email": 60} and whole.masked == {}
     assert whole.dropped == {"empty": 1} and whole.documents == 60
     texts = [text for _, text, _ in documents(tmp_path / "one", manifest, "filtered")]
     assert all(text.endswith("Mail |||EMAIL_ADDRESS|||.") for text in texts) and len(texts) == 60

@@ -47,7 +47,7 @@ def test_numbers_of_a_region_are_known_without_its_code() -> None:
 
 def test_only_what_was_asked_for() -> None:
     text = "a@b.de 8.8.8.8 +49 30 901820"
-    assert masked(text, what=["ip"]) == (f"a@b.de {IP} +49 30 901820", Counter(masked_ip=1))
+    assert masked(text, what=["ip"]) == (f"a@b.de {IP} +49 30 901820", Counter({"masked/ip": 1}))
 
 
 @given(st.text(alphabet="ab@.:+0123456789 -()\n", max_size=60))
