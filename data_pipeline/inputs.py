@@ -10,7 +10,7 @@ import orjson
 import xxhash
 
 from data_pipeline import sample, tokenizer
-from data_pipeline.config import FileSource, HubSource, Recipe, SourceConfig
+from data_pipeline.config import FileSource, HubSource, Recipe, RedditLinks, SourceConfig
 from data_pipeline.errors import InputError
 from data_pipeline.finding import each_once, files_of_kind, names_of
 from data_pipeline.manifest import FORMAT_VERSION
@@ -25,9 +25,11 @@ SUFFIXES = {
     "books": tuple(f"{kind}{packed}" for kind in (".txt", ".md", ".tar") for packed in ("", ".gz", ".bz2", ".xz")),
     "jsonl": (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".json.gz"),
     "parquet": (".parquet",),
+    "reddit": (".zst", ".xz", ".bz2", ".gz", ".json", ".jsonl"),
 }
 """What is taken from a folder; a file that is named itself may have any suffix."""
 
+LINKS = "links."
 BOOKS_PER_TASK = 64
 """Books are small files: so many make one task, other files one each."""
 
@@ -41,7 +43,8 @@ class Inputs:
     """The files of one source, with the names that origins give them: relative to the folder they share."""
 
     source: str
-    config: SourceConfig
+    """Of a list of links, `links.` and its name."""
+    config: SourceConfig | RedditLinks
     files: tuple[tuple[Path, str], ...]
 
     def tasks(self) -> list[Task]:
@@ -57,13 +60,13 @@ class Inputs:
 
 
 def find(recipe: Recipe, work: Path) -> list[Inputs]:
-    """The input files of every source; a sample's lie in `work`, and are named though they are not made yet.
+    """The input files of every source and list; a sample's lie in `work`, and are named though they are not made yet.
 
     Raises one InputError that names every path at which there is nothing.
     """
     found: list[Inputs] = []
     missing: list[str] = []
-    for name, config in recipe.sources.items():
+    for name, config in [*recipe.sources.items(), *((f"{LINKS}{name}", each) for name, each in recipe.links.items())]:
         if isinstance(config, HubSource):
             found.append(Inputs(name, config, ((Path(config.dataset), config.dataset),)))
             continue
@@ -74,7 +77,7 @@ def find(recipe: Recipe, work: Path) -> list[Inputs]:
             for path in config.paths:
                 files += (at_path := files_of_kind(path, SUFFIXES[config.kind], log))
                 if not at_path:
-                    missing.append(f"sources.{name}.paths: {path}")
+                    missing.append(f"{'' if name.startswith(LINKS) else 'sources.'}{name}.paths: {path}")
         unique = each_once(files)
         found.append(Inputs(name, config, tuple(zip(unique, names_of(unique), strict=True))))
     if missing:
@@ -91,7 +94,8 @@ def plan_of(recipe: Recipe, inputs: Sequence[Inputs]) -> dict[str, Any]:
     """
     plan = {"format_version": FORMAT_VERSION, **recipe.model_dump(mode="json", exclude={"damaged_files"})}
     for each in inputs:
-        source = plan["sources"][each.source]
+        is_list = each.source.startswith(LINKS)
+        source = plan["links"][each.source.removeprefix(LINKS)] if is_list else plan["sources"][each.source]
         source.pop("paths", None)
         source["files"] = [name for _, name in each.files]
         if source.get("sample"):

@@ -35,6 +35,14 @@ class SourceEntry(BaseModel):
     splits: dict[str, list[ShardEntry]]
 
 
+class LinksEntry(BaseModel):
+    """One list of links: submissions that were read, dropped and why, and the addresses that are left, each once."""
+
+    read: int
+    dropped: dict[str, int]
+    addresses: int
+
+
 class Manifest(BaseModel):
     """Everything that a reader of a prepared folder needs to know."""
 
@@ -42,6 +50,7 @@ class Manifest(BaseModel):
     recipe_hash: str
     tokenizer: TokenizerEntry
     sources: dict[str, SourceEntry]
+    links: dict[str, LinksEntry] = Field(default_factory=dict)
 
     @staticmethod
     def load(folder: Path) -> tuple["Manifest", str]:

@@ -2,6 +2,7 @@
 
     .work/plan.json               what decides the result
     .work/inputs.json             names and sizes of the input files
+    .work/link/  keys/  lists/    lists of links, where the recipe has any
     .work/read/  documents/       stage 1: one file of documents a task
     .work/tokenizer.json          stage 2
     .work/tokenise/  shards/      stage 3
@@ -20,19 +21,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock
 
 from data_pipeline import sample
-from data_pipeline.config import FileSource, Recipe
+from data_pipeline.config import Corpus, FileSource, Recipe
 from data_pipeline.documents import DropEmpty, WriteDocuments, read_documents
 from data_pipeline.durable import to_disk, write_whole
 from data_pipeline.errors import InputError
 from data_pipeline.executor import Stage
-from data_pipeline.inputs import Inputs, find, plan_of, recipe_hash, state_of
-from data_pipeline.manifest import SPLITS, Manifest, SourceEntry, TokenizerEntry
+from data_pipeline.inputs import LINKS, Inputs, find, plan_of, recipe_hash, state_of
+from data_pipeline.links import CollectLinks, merge
+from data_pipeline.manifest import SPLITS, LinksEntry, Manifest, SourceEntry, TokenizerEntry
 from data_pipeline.reading import ReadFiles, Task
 from data_pipeline.shards import SUFFIXES, FileEntry, ShardEntry
 from data_pipeline.steps.apply import ApplySteps
+from data_pipeline.steps.config import Linked
 from data_pipeline.tokenise import Group, Tokenise, entries_of, group_files
 
 log = logging.getLogger("thalweg.prepare")
@@ -83,15 +87,21 @@ class _Preparation:
     def __init__(self, recipe: Recipe, inputs: list[Inputs], out: Path, workers: int) -> None:
         self._recipe, self._inputs, self._out, self._workers = recipe, inputs, out, workers
         self._work = out / ".work"
-        self._tasks: list[Task] = [task for each in inputs for task in each.tasks()]
+        tasks = [task for each in inputs for task in each.tasks()]
+        self._tasks: list[Task] = [task for task in tasks if not task.source.startswith(LINKS)]
+        self._link_tasks = [task for task in tasks if task.source.startswith(LINKS)]
         self._documents = [
             self._work / "documents" / task.source / f"{index:05d}.jsonl.zst" for index, task in enumerate(self._tasks)
         ]
         self._reading = Stage(self._work / "read", len(self._tasks))
+        self._linking = Stage(self._work / "link", len(self._link_tasks))
+        self._keys = [self._work / "keys" / f"{rank:05d}.npy" for rank in range(len(self._link_tasks))]
+        self._lists = self._work / "lists"
 
     def run(self) -> Manifest:
         self._begin()
         self._make_samples()
+        self._link()
         self._read()
         self._make_tokenizer()
         groups = self._groups()
@@ -113,7 +123,9 @@ class _Preparation:
             )
         state = state_of(self._inputs)
         before = _written_once(self._work / "inputs.json", state)
-        stale = [rank for rank, task in enumerate(self._tasks) if self._is_stale(rank, task, before, state)]
+        stale = self._stale(self._reading, self._tasks, before, state)
+        if links := self._stale(self._linking, self._link_tasks, before, state):
+            stale = [rank for rank, task in enumerate(self._tasks) if rank in stale or _is_linked(task)]
         if stale:
             for rank in stale:
                 self._reading.forget(rank)
@@ -121,15 +133,21 @@ class _Preparation:
                 _remove(self._work / made)
             for source in self._recipe.sources:
                 _remove(self._out / source)
+        # Last: a crash before leaves them stale, and what was read by them with them.
+        for rank in links:
+            self._linking.forget(rank)
+            _remove(self._lists)
         _write(self._work / "inputs.json", state)
 
-    def _is_stale(self, rank: int, task: Task, before: Any, state: Any) -> bool:
-        """Whether what a task made is of files as they were, or keeps damage that is no longer to be kept."""
-        if not self._reading.done(rank):
-            return False
-        if any(before[task.source].get(name) != state[task.source].get(name) for _, name in task.files):
-            return True
-        return self._recipe.damaged_files == "error" and self._reading.counts(rank)["dropped/damaged_file"] > 0
+    def _stale(self, stage: Stage, tasks: list[Task], before: Any, state: Any) -> list[int]:
+        """Tasks that are done, of files as they were, or that keep damage which is no longer to be kept."""
+
+        def is_stale(rank: int, task: Task) -> bool:
+            if any(before[task.source].get(name) != state[task.source].get(name) for _, name in task.files):
+                return True
+            return self._recipe.damaged_files == "error" and stage.counts(rank)["dropped/damaged_file"] > 0
+
+        return [rank for rank, task in enumerate(tasks) if stage.done(rank) and is_stale(rank, task)]
 
     def _make_samples(self) -> None:
         for each in self._inputs:
@@ -139,10 +157,30 @@ class _Preparation:
                     log.info("%s: collecting %s of this machine", each.source, each.config.sample.replace("_", " "))
                     sample.make(each.config.sample, path)
 
+    def _link(self) -> None:
+        """Makes the lists of links."""
+        if not self._link_tasks:
+            return
+        log.info("links: %d lists, %d tasks", len(self._recipe.links), len(self._link_tasks))
+        reader = ReadFiles(self._link_tasks, self._recipe.damaged_files)
+        self._linking.run([reader, CollectLinks(self._keys)], self._workers)
+        for name in self._recipe.links:
+            path = self._lists / f"{name}.npy"
+            if not path.exists() and merge([self._keys[rank] for rank in self._link_ranks(name)], path) == 0:
+                raise InputError(f"links.{name}: no link is left of what was read; look at karma and paths")
+
+    def _link_ranks(self, name: str) -> list[int]:
+        return [rank for rank, task in enumerate(self._link_tasks) if task.source == f"{LINKS}{name}"]
+
+    def _links_entry(self, name: str) -> LinksEntry:
+        counts = sum((self._linking.counts(rank) for rank in self._link_ranks(name)), Counter[str]())
+        addresses = len(np.load(self._lists / f"{name}.npy", mmap_mode="r"))
+        return LinksEntry(read=counts["read"], dropped=_those_of("dropped/", counts), addresses=addresses)
+
     def _read(self) -> None:
         log.info("reading: %d sources, %d tasks", len(self._inputs), len(self._tasks))
         reader = ReadFiles(self._tasks, self._recipe.damaged_files)
-        steps = [DropEmpty(), ApplySteps(self._tasks), WriteDocuments(self._documents)]
+        steps = [DropEmpty(), ApplySteps(self._tasks, self._lists), WriteDocuments(self._documents)]
         self._reading.run([reader, *steps], self._workers)
         for name in self._recipe.sources:
             counts = self._counts(name)
@@ -197,7 +235,10 @@ class _Preparation:
         shutil.copyfile(self._work / "tokenizer.json", self._out / ".tokenizer.json.partial")
         (self._out / ".tokenizer.json.partial").replace(path)
         manifest = Manifest(
-            recipe_hash=recipe_hash(self._recipe, self._inputs), tokenizer=_describe(path), sources=sources
+            recipe_hash=recipe_hash(self._recipe, self._inputs),
+            tokenizer=_describe(path),
+            sources=sources,
+            links={name: self._links_entry(name) for name in self._recipe.links},
         )
         manifest.save(self._out)
         tokens = sum(source.tokens for source in sources.values())
@@ -225,6 +266,10 @@ class _Preparation:
         kept = described.read - sum(described.dropped.values())
         assert described.documents == counts["documents"] == kept, (source, counts)
         return described
+
+
+def _is_linked(task: Task) -> bool:
+    return isinstance(task.config, Corpus) and any(isinstance(step, Linked) for step in task.config.steps)
 
 
 def _those_of(kind: str, counts: Counter[str]) -> dict[str, int]:

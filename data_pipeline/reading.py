@@ -9,7 +9,7 @@ from typing import Literal
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from data_pipeline.config import SourceConfig
+from data_pipeline.config import RedditLinks, SourceConfig
 from data_pipeline.errors import InputError
 from data_pipeline.readers.base import Drop, Item, Reader
 from data_pipeline.readers.files import Damaged
@@ -22,7 +22,7 @@ class Task:
     """The input of one task: files of one source with the names that origins give them."""
 
     source: str
-    config: SourceConfig
+    config: SourceConfig | RedditLinks
     files: tuple[tuple[Path, str], ...]
 
 
@@ -40,6 +40,10 @@ def reader_of(kind: str) -> Reader:
         from data_pipeline.readers import mediawiki
 
         return mediawiki.read
+    if kind == "reddit":
+        from data_pipeline.readers import reddit
+
+        return reddit.read
     if kind == "books":
         from data_pipeline.readers import books
 

@@ -53,7 +53,9 @@ def summary(manifest: Manifest, out: Path) -> dict[str, Any]:
         }
         for name, source in manifest.sources.items()
     }
-    return {"path": str(out), "tokenizer": manifest.tokenizer.model_dump(exclude={"file"}), "sources": sources}
+    links = {name: entry.model_dump() for name, entry in manifest.links.items()}
+    tokenizer = manifest.tokenizer.model_dump(exclude={"file"})
+    return {"path": str(out), "tokenizer": tokenizer, "sources": sources, **({"links": links} if links else {})}
 
 
 def report_table(manifest: Manifest, out: Path) -> Table:
@@ -67,6 +69,8 @@ def report_table(manifest: Manifest, out: Path) -> Table:
         counts = [f"{source[key]:,}" for key in ("documents", "validation_documents", "tokens")]
         masked = [_each(source["masked"])] if masks else []
         table.add_row(name, f"{source['read']:,}", _each(source["dropped"]), *counts, *masked)
+    for name, entry in manifest.links.items():
+        table.add_row(f"links.{name}", f"{entry.read:,}", _each(entry.dropped), f"{entry.addresses:,} addresses")
     return table
 
 

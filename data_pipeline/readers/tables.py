@@ -23,7 +23,7 @@ def read(path: Path, source: TableSource | HubSource) -> Iterator[Item]:
     if isinstance(source, HubSource):
         yield from islice(_documents(_hub_rows(source), source, source.dataset), source.max_documents)
     elif source.kind == "jsonl":
-        yield from _documents(_json_rows(path), source, str(path))
+        yield from _documents(json_rows(path), source, str(path))
     else:
         yield from _documents(_parquet_rows(path), source, str(path))
 
@@ -40,7 +40,7 @@ def _documents(rows: Iterator[Any], source: TableSource | HubSource, where: str)
         yield _document(row, number, source)
 
 
-def _json_rows(path: Path) -> Iterator[Any]:
+def json_rows(path: Path) -> Iterator[Any]:
     """What stands in each line that is not blank, None for one that is no JSON.
 
     Not by `datasets`: it fixes the columns and their types by the first rows, and ends at one that differs.

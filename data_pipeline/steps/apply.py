@@ -2,13 +2,15 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
+from data_pipeline.config import Corpus
 from data_pipeline.reading import Task
 from data_pipeline.steps.base import Step
-from data_pipeline.steps.config import C4, GopherQuality, GopherRepetition, Language, Mask, Short, StepConfig
+from data_pipeline.steps.config import C4, GopherQuality, GopherRepetition, Language, Linked, Mask, Short, StepConfig
 
 
 class ApplySteps(PipelineStep):  # type: ignore[misc]
@@ -17,13 +19,16 @@ class ApplySteps(PipelineStep):  # type: ignore[misc]
     name = "steps"
     type = "FILTER"
 
-    def __init__(self, tasks: list[Task]) -> None:
+    def __init__(self, tasks: list[Task], lists: Path) -> None:
+        """`lists` is the folder with the lists of links."""
         super().__init__()
-        self._tasks = tasks
+        self._tasks, self._lists = tasks, lists
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Yields the documents that no step of task `rank`'s source drops."""
-        steps = [_made(each) for each in self._tasks[rank].config.steps]
+        config = self._tasks[rank].config
+        assert isinstance(config, Corpus)
+        steps = [_made(each, self._lists) for each in config.steps]
         counts: Counter[str] = Counter()
         for document in data:
             reason = next(filter(None, (step(document, counts) for step in steps)), None)
@@ -35,7 +40,7 @@ class ApplySteps(PipelineStep):  # type: ignore[misc]
             self.stat_update(name, value=count)
 
 
-def _made(config: StepConfig) -> Step:
+def _made(config: StepConfig, lists: Path) -> Step:
     """A step, whose libraries are imported only where it is used."""
     match config:
         case Short():
@@ -46,6 +51,10 @@ def _made(config: StepConfig) -> Step:
             from data_pipeline.steps import language
 
             return language.make(config)
+        case Linked():
+            from data_pipeline.steps import linked
+
+            return linked.make(config, lists)
         case GopherQuality() | GopherRepetition() | C4():
             from data_pipeline.steps import rules
 

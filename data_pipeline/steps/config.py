@@ -24,6 +24,13 @@ class Language(Section):
     )
 
 
+class Linked(Section):
+    """Keeps pages whose address a list of links has."""
+
+    kind: Literal["linked"]
+    links: str = Field(description="Its name among the recipe's `links`.")
+
+
 class GopherQuality(Section):
     """Drops what does not look like prose: Gopher's rules of length, word length, symbols, bullets and stop words."""
 
@@ -77,4 +84,6 @@ class Mask(Section):
 
 
 Extractor = Literal["resiliparse", "trafilatura"]
-StepConfig = Annotated[Short | Language | GopherQuality | GopherRepetition | C4 | Mask, Field(discriminator="kind")]
+StepConfig = Annotated[
+    Short | Language | Linked | GopherQuality | GopherRepetition | C4 | Mask, Field(discriminator="kind")
+]
