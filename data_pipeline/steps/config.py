@@ -10,14 +10,14 @@ from data_pipeline.config_base import Section
 class Short(Section):
     """Drops pages that are near to empty."""
 
-    kind: Literal["short"]
+    kind: Literal["short"] = Field(description="Documents that are near to empty.")
     characters: int = Field(200, gt=0, description="A document of fewer, outer white space aside, is dropped.")
 
 
 class Language(Section):
     """Finds the language of a document, and keeps it by a list."""
 
-    kind: Literal["language"]
+    kind: Literal["language"] = Field(description="Documents by their language.")
     keep: list[str] = Field(min_length=1, description="Codes of ISO 639, such as [en, de], or zh.")
     least: float = Field(
         0.5, ge=0, le=1, description="A document is dropped where its language is less sure; 0 takes the likeliest."
@@ -27,14 +27,14 @@ class Language(Section):
 class Linked(Section):
     """Keeps pages whose address a list of links has."""
 
-    kind: Literal["linked"]
+    kind: Literal["linked"] = Field(description="Pages by a list of links.")
     links: str = Field(description="Its name among the recipe's `links`.")
 
 
 class GopherQuality(Section):
     """Drops what does not look like prose: Gopher's rules of length, word length, symbols, bullets and stop words."""
 
-    kind: Literal["gopher_quality"]
+    kind: Literal["gopher_quality"] = Field(description="Gopher's rules of what is prose.")
     min_words: int = Field(50, ge=0, description="Fewest words.")
     max_words: int = Field(100_000, gt=0, description="Most words.")
     min_stop_words: int = Field(2, ge=0, description="So many different stop words, at least.")
@@ -46,13 +46,13 @@ class GopherQuality(Section):
 class GopherRepetition(Section):
     """Drops what repeats itself: Gopher's rules of lines, paragraphs and n-grams."""
 
-    kind: Literal["gopher_repetition"]
+    kind: Literal["gopher_repetition"] = Field(description="Gopher's rules of what repeats itself.")
 
 
 class C4(Section):
     """C4's rules: drops lines without end, of few words, on cookies or JavaScript, and pages with code or filler."""
 
-    kind: Literal["c4"]
+    kind: Literal["c4"] = Field(description="C4's rules.")
     terminal_punctuation: bool = Field(True, description="Whether a line has to end like a sentence.")
 
 
@@ -62,7 +62,7 @@ PersonalData = Literal["email", "phone", "ip"]
 class Mask(Section):
     """Puts markers in the place of personal data."""
 
-    kind: Literal["mask"]
+    kind: Literal["mask"] = Field(description="Personal data.")
     what: list[PersonalData] = Field(
         ["email", "phone", "ip"],
         min_length=1,
