@@ -29,7 +29,7 @@ test: setup ## All tests
 	OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest -n 3 --dist worksteal
 
 test-fast: setup ## The tests that take seconds
-	$(BIN)/python -P -m pytest -m 'not slow' -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest -m 'not slow' -n 3 --dist worksteal
 
 lint: setup ## Lint and format, as the pre-commit hooks do
 	$(BIN)/ruff check .
