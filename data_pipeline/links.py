@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import xxhash
-from courlan import normalize_url
 from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from numpy.typing import NDArray
@@ -21,6 +20,8 @@ def key_of(url: str) -> int | None:
 
     The scheme, `www.`, the fragment, a slash at the end and what only tracks visitors make no difference.
     """
+    from courlan import normalize_url  # a tenth of a second that most preparations need not
+
     try:
         plain = normalize_url(url.strip(), trailing_slash=False)
     except ValueError:

@@ -4,8 +4,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -25,7 +24,7 @@ from launcher.profile_signal import pass_on
 from launcher.save_time import shutdown_timeout
 from launcher.train import check_run
 from training.errors import AskedToEnd, RunError
-from training.signals import asking
+from training.signals import handling
 
 log = logging.getLogger("thalweg.launch")
 
@@ -104,7 +103,7 @@ def _on_hosts(config: RunConfig, manner: Manner, attempts: Attempts) -> Callable
     def start(resume: str) -> Outcome:
         nonlocal machines, starts
         if starts:
-            with _leaving_at_once():
+            with handling(_leave):
                 machines = _back_again(hosts, manner, attempts, machines.processes)
         starts += 1
         program, patience = _program(manner.run, assignments, resume), shutdown_timeout(config.folder)
@@ -152,19 +151,9 @@ def _refuse_others(processes: dict[str, int], before: dict[str, int]) -> None:
         raise InputError("\n".join(faults))
 
 
-@contextmanager
-def _leaving_at_once() -> Iterator[None]:
+def _leave(number: int, frame: FrameType | None) -> None:
     """There is nobody to hand a signal on to."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise AskedToEnd(f"{signal.Signals(number).name}: asked to end while hosts were waited for")
-
-    before = {number: signal.signal(number, leave) for number in asking()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    raise AskedToEnd(f"{signal.Signals(number).name}: asked to end while hosts were waited for")
 
 
 def _refuse_more_than_slots(hosts: list[Host], counts: dict[str, int], path: Path) -> None:

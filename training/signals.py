@@ -12,7 +12,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from training.errors import AskedToEnd
@@ -23,6 +24,17 @@ def asking() -> list[signal.Signals]:
     """Those that ask this process: SIGHUP, of a terminal that is gone, asks none that nohup has started."""
     known = [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP]
     return [each for each in known if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
+
+
+@contextmanager
+def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Has `handler` hear of the signals that ask, and whoever did before afterwards. In the main thread only."""
+    before = {number: signal.signal(number, handler) for number in asking()}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 class Signals:

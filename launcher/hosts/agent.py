@@ -25,7 +25,7 @@ from launcher.hosts.outcome import Failure, Outcome
 from launcher.hosts.rank_logs import RankLogs
 from launcher.orphan import LAUNCHER
 from training.errors import AskedToEnd
-from training.signals import asking
+from training.signals import handling
 
 RENDEZVOUS_SECONDS = 300
 END_ALL = signal.SIGQUIT
@@ -123,13 +123,12 @@ def _failure(rank: int, code: int, at: float, output: RankLogs) -> Failure:
 @contextmanager
 def _handling(program: Program, handed_on: list[int]) -> Iterator[None]:
     """Hands signals on while the processes run."""
-    before = {number: signal.signal(number, partial(_hand_on, program, handed_on)) for number in asking()}
-    before[END_ALL] = signal.signal(END_ALL, _end_all)
+    before = signal.signal(END_ALL, _end_all)
     try:
-        yield
+        with handling(partial(_hand_on, program, handed_on)):
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.signal(END_ALL, before)
 
 
 def _end_all(number: int, frame: FrameType | None) -> None:

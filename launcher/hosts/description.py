@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import socket
+import subprocess
 import sys
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -54,6 +55,21 @@ def describe(configuration: str | None) -> Description:
 
 def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:12]
+
+
+def heard(done: subprocess.CompletedProcess[str]) -> Description | str:
+    """What a machine on which this module was run says of itself, or why it does not."""
+    if done.returncode:
+        return f"cannot run this package: {last_word(done)}"
+    try:
+        return Description(**json.loads(done.stdout.splitlines()[-1]))
+    except (IndexError, ValueError, TypeError):
+        return "has another version of this package; give all hosts the same"
+
+
+def last_word(done: subprocess.CompletedProcess[str]) -> str:
+    """The last line of a command's complaint."""
+    return (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
 
 
 def known_as(found: dict[str, Description]) -> list[str]:

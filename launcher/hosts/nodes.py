@@ -17,7 +17,7 @@ from launcher.hosts.node import SIGN_OF_LIFE, Told
 from launcher.hosts.outcome import Outcome, together
 from launcher.profile_signal import SIGNAL as PROFILE
 from training.errors import ASKED_TO_END
-from training.signals import asking
+from training.signals import handling
 
 ANSWER_SECONDS = 300.0
 """In which an agent has to be there; a slow network's disk may take minutes to give torch."""
@@ -152,13 +152,9 @@ class Nodes:
             # In a thread of its own: what it breaks into may be writing to an agent at this moment.
             threading.Thread(target=self.say, args=(f"signal {number}",), daemon=True).start()
 
-        before = {number: signal.signal(number, hand_on) for number in asking()}
-        threading.Thread(target=self._ask_for_profiles, daemon=True).start()
-        try:
+        with handling(hand_on):
+            threading.Thread(target=self._ask_for_profiles, daemon=True).start()
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _ask_for_profiles(self) -> None:
         while not self._over.is_set():

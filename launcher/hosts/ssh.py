@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from data_pipeline.errors import InputError
-from launcher.hosts.description import Description
+from launcher.hosts.description import Description, heard, last_word
 from launcher.hosts.node import Assignment, give_orders
 
 OPTIONS = ["-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15"]
@@ -69,15 +69,9 @@ def _ask(host: str, arguments: list[str], variables: dict[str, str], seconds: in
         return "ssh is not installed here"
     except subprocess.TimeoutExpired:
         return f"does not answer within {seconds} s"
-    said = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
     if done.returncode == 255:
-        return f"does not answer over ssh ({said}); try `ssh {host} true`, which must not ask for anything"
-    if done.returncode:
-        return f"cannot run this package: {said}"
-    try:
-        return Description(**json.loads(done.stdout.splitlines()[-1]))
-    except (IndexError, ValueError, TypeError):
-        return "has another version of this package; give all hosts the same"
+        return f"does not answer over ssh ({last_word(done)}); try `ssh {host} true`, which must not ask for anything"
+    return heard(done)
 
 
 def start_agents(hosts: list[str], assignment: Assignment) -> dict[str, subprocess.Popen[str]]:

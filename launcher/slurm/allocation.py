@@ -1,6 +1,5 @@
 """The nodes of the job in which a user works, of salloc or of a script of one's own: where a pre-flight checks them."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -9,7 +8,7 @@ import uuid
 
 from data_pipeline.errors import InputError
 from launcher.hosts.agent import Program
-from launcher.hosts.description import Description
+from launcher.hosts.description import Description, heard
 from launcher.hosts.node import Assignment
 from launcher.preflight.probe import LIMIT
 from launcher.preflight.starting import PATIENCE, Start, refuse_failure
@@ -65,7 +64,7 @@ def _ask(node: str) -> Description:
         )
     except subprocess.TimeoutExpired:
         raise InputError(f"{node}: srun does not reach it within {ANSWER_SECONDS} s") from None
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
-        raise InputError(f"{node}: cannot run this package: {said}")
-    return Description(**json.loads(done.stdout.splitlines()[-1]))
+    answer = heard(done)
+    if isinstance(answer, str):
+        raise InputError(f"{node}: {answer}")
+    return answer
