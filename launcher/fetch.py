@@ -26,8 +26,7 @@ def newest(config: RunConfig, resume: str) -> Path | None:
         raise InputError(
             f"checkpoint.copy_to: {copies.url(name)} is there already; name another place or leave out --resume never"
         )
-    with _alone(config.folder):
-        # One process of a machine fetches, the others wait for it.
+    with _alone_to_fetch(copies.url(name), config.folder):
         return checkpoint.latest(config.folder) or _fetched(copies, name, config.folder)
 
 
@@ -45,9 +44,10 @@ def named(config: RunConfig, url: str) -> Path:
         raise InputError(f"--resume: {url} names no checkpoint; name one, such as {url.rstrip('/')}/step-0000123")
     copies = Copies(place, config.checkpoint.storage)
     manifest, folder = copies.manifest(name), config.folder / "checkpoints" / name
-    with _alone(config.folder):
-        if not (folder / "manifest.json").exists():
-            return _fetched(copies, name, config.folder)
+    if not (folder / "manifest.json").exists():
+        with _alone_to_fetch(url, config.folder):
+            if not (folder / "manifest.json").exists():
+                return _fetched(copies, name, config.folder)
     if (folder / "manifest.json").read_bytes() != manifest:
         raise InputError(f"{folder}: is another checkpoint than {url}; give another run_dir, or resume from it")
     return folder
@@ -55,11 +55,12 @@ def named(config: RunConfig, url: str) -> Path:
 
 def _fetched(copies: Copies, name: str, run_dir: Path) -> Path:
     folder = run_dir / "checkpoints" / name
-    log.info("fetches %s", copies.url(name))
     copies.fetch(name, folder)
     return folder
 
 
-def _alone(run_dir: Path) -> FileLock:
+def _alone_to_fetch(url: str, run_dir: Path) -> FileLock:
+    """One process of a machine fetches and the others wait for it, the one that is heard among them perhaps."""
+    log.info("fetches %s", url)
     run_dir.mkdir(parents=True, exist_ok=True)
     return FileLock(run_dir / ".fetch.lock")
