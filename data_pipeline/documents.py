@@ -1,7 +1,7 @@
-"""The documents between reading and tokenising: steps that drop some, and the files that hold the rest."""
+"""The documents between reading and tokenising: the files that hold them, and the blocks at either end."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class DropEmpty(PipelineStep):  # type: ignore[misc]
 class WriteDocuments(PipelineStep):  # type: ignore[misc]
     """Writes the documents of task i into the i-th of `paths`, which carries its name only when it is whole.
 
-    Counts `documents` and `text_bytes`.
+    Counts `documents`, `text_bytes` and `length/kept/N`: those of 2**N characters, up to twice that.
     """
 
     name = "documents"
@@ -50,8 +50,35 @@ class WriteDocuments(PipelineStep):  # type: ignore[misc]
                 file.write(orjson.dumps({"text": document.text, "origin": origin}) + b"\n")
                 self.stat_update("documents")
                 self.stat_update("text_bytes", value=len(document.text.encode()))
+                self.stat_update(f"length/kept/{length_bin(document.text)}")
                 yield document
         partial.replace(path)
+
+
+class ReadDocuments(PipelineStep):  # type: ignore[misc]
+    """The first block of a later pipeline: the documents of several files, one after the other.
+
+    Their metadata are their origin, and their place: `task`, the number of their file, and `index`, that within it.
+    """
+
+    name = "documents"
+    type = "READER"
+
+    def __init__(self, groups: Sequence[Sequence[int]], paths: Sequence[Path]) -> None:
+        """Task i yields the documents of the files `groups[i]` of `paths`."""
+        super().__init__()
+        self._groups, self._paths = groups, paths
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        """Yields the documents of group `rank`."""
+        for task in self._groups[rank]:
+            for index, (text, origin) in enumerate(read_documents(self._paths[task])):
+                yield Document(text=text, id=origin["id"], metadata={**origin, "task": task, "index": index})
+
+
+def length_bin(text: str) -> int:
+    """Rounded down, the logarithm to base 2 of the number of characters."""
+    return max(len(text), 1).bit_length() - 1
 
 
 def read_documents(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

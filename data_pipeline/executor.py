@@ -18,11 +18,15 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import orjson
+import xxhash
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.stats import PipelineStats, Stats
 from filelock import FileLock
 from loguru import logger as loguru_logger
+
+from data_pipeline.durable import write_whole
 
 log = logging.getLogger("thalweg.prepare")
 
@@ -120,10 +124,18 @@ class _Executor(LocalPipelineExecutor):  # type: ignore[misc]
 
 
 class Stage:
-    """One stage: `tasks` runs of a pipeline of datatrove steps."""
+    """One stage: runs of a pipeline of datatrove steps, one a key.
 
-    def __init__(self, folder: Path, tasks: int) -> None:
-        self.folder, self.tasks = folder, tasks
+    A task's key is the hash of all that decides its outcome. What was done under another key is done again.
+    """
+
+    def __init__(self, folder: Path, keys: Sequence[str]) -> None:
+        self.folder, self.keys = folder, list(keys)
+
+    @property
+    def tasks(self) -> int:
+        """Their number."""
+        return len(self.keys)
 
     def run(self, pipeline: Sequence[PipelineStep | Callable[..., Any]], workers: int) -> None:
         """Runs the tasks that are not done, and logs the warnings of all.
@@ -131,10 +143,23 @@ class Stage:
         An exception of a task comes out as it is; tasks that were done stay done.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._forget_others()
         _Executor(list(pipeline), self.tasks, workers, str(self.folder)).run()
         for rank in range(self.tasks):
             for line in (self.folder / "notes" / f"{rank:05d}.txt").read_text(encoding="utf-8").splitlines():
                 log.warning(line)
+
+    def _forget_others(self) -> None:
+        """Lets tasks run again that were done under another key."""
+        path = self.folder / "keys.json"
+        before: list[str] = json.loads(path.read_text()) if path.exists() else []
+        done = [int(mark.name) for mark in (self.folder / "completions").glob("*")]
+        for rank in done:
+            if before[rank : rank + 1] != self.keys[rank : rank + 1] or rank >= self.tasks:
+                self.forget(rank)
+        if before != self.keys:
+            # Last: a crash before leaves the old keys, and what is done again is forgotten then.
+            write_whole(path, json.dumps(self.keys))
 
     def done(self, rank: int) -> bool:
         """Whether a task is finished."""
@@ -151,3 +176,8 @@ class Stage:
             for name, value in step["stats"].items():
                 total[name] += int(value["total"] if isinstance(value, dict) else value)
         return total
+
+
+def key_of(*parts: object) -> str:
+    """The key of a task: the hash of what decides its outcome, JSON values."""
+    return xxhash.xxh3_128_hexdigest(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS))

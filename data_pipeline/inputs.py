@@ -1,4 +1,4 @@
-"""The input files of a recipe: found before anything starts, dealt to tasks, and their part of the recipe's hash."""
+"""The input files of a recipe: found before anything starts, dealt to tasks, and what decides about them."""
 
 import logging
 from collections.abc import Sequence
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
 import xxhash
 
 from data_pipeline import sample, tokenizer
-from data_pipeline.config import FileSource, HubSource, Recipe, RedditLinks, SourceConfig
+from data_pipeline.config import FileSource, HubSource, Recipe, RedditLinks, SourceConfig, TokenizerConfig
 from data_pipeline.errors import InputError
+from data_pipeline.executor import key_of
 from data_pipeline.finding import each_once, files_of_kind, names_of
 from data_pipeline.manifest import FORMAT_VERSION
 from data_pipeline.reading import Task
@@ -87,40 +87,42 @@ def find(recipe: Recipe, work: Path) -> list[Inputs]:
     return found
 
 
-def plan_of(recipe: Recipe, inputs: Sequence[Inputs]) -> dict[str, Any]:
-    """What decides the result apart from the contents of the files: a stopped preparation may go on only under it.
-
-    Where the files lie does not matter, nor what is done about damage: either may be mended in between.
-    """
-    plan = {"format_version": FORMAT_VERSION, **recipe.model_dump(mode="json", exclude={"damaged_files"})}
-    for each in inputs:
-        is_list = each.source.startswith(LINKS)
-        source = plan["links"][each.source.removeprefix(LINKS)] if is_list else plan["sources"][each.source]
-        source.pop("paths", None)
-        source["files"] = [name for _, name in each.files]
-        if source.get("sample"):
-            source["files"] = sample.identity(source["sample"])
-    if recipe.tokenizer.path is not None:
-        files = tokenizer.files_of(recipe.tokenizer.path)
-        plan["tokenizer"]["path"] = [xxhash.xxh3_64_hexdigest(file.read_bytes()) for file in files if file.is_file()]
-    return plan
-
-
-def sizes_of(inputs: Sequence[Inputs]) -> dict[str, list[tuple[str, int]]]:
-    """Names and sizes of the input files by source."""
-    return {each.source: [(name, path.stat().st_size) for path, name in each.found_files] for each in inputs}
-
-
-def state_of(inputs: Sequence[Inputs]) -> dict[str, dict[str, list[int]]]:
-    """Size and time of change of the input files by source and name: what was made of others is made again."""
-    state: dict[str, dict[str, list[int]]] = {}
-    for each in inputs:
-        stats = {name: path.stat() for path, name in each.found_files}
-        state[each.source] = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
-    return state
-
-
 def recipe_hash(recipe: Recipe, inputs: Sequence[Inputs]) -> str:
-    """Hash of all that decides the result, in the manifest of a finished folder."""
-    whole = {"plan": plan_of(recipe, inputs), "sizes": sizes_of(inputs), "damaged_files": recipe.damaged_files}
-    return xxhash.xxh3_128_hexdigest(orjson.dumps(whole, option=orjson.OPT_SORT_KEYS))
+    """Hash of all that decides the result, in the manifest of a finished folder; files by name and size.
+
+    Where the files lie does not matter. What is as by default is left out, so that a release which knows more has the
+    same hash of what was asked.
+    """
+    whole = recipe.model_dump(mode="json", exclude_defaults=True, exclude={"sources", "links", "tokenizer"})
+    corpora = {each.source: [described(each.config), _sizes(each)] for each in inputs}
+    return key_of(FORMAT_VERSION, whole, described_tokenizer(recipe.tokenizer), corpora)
+
+
+def described(config: SourceConfig | RedditLinks) -> dict[str, Any]:
+    """What a source's configuration decides, apart from its files; of a sample what it is made from."""
+    plain = config.model_dump(mode="json", exclude_defaults=True, exclude={"paths"})
+    if isinstance(config, FileSource) and config.sample is not None:
+        plain["sample"] = sample.identity(config.sample)
+    return plain
+
+
+def described_tokenizer(config: TokenizerConfig) -> dict[str, Any]:
+    """What decides the tokenizer; of one in files the hashes of these."""
+    plain = config.model_dump(mode="json", exclude_defaults=True)
+    if config.path is not None:
+        files = tokenizer.files_of(config.path)
+        plain["path"] = [xxhash.xxh3_64_hexdigest(file.read_bytes()) for file in files if file.is_file()]
+    return plain
+
+
+def _sizes(inputs: Inputs) -> list[tuple[str, int]]:
+    return [(name, path.stat().st_size) for path, name in inputs.found_files]
+
+
+def files_of(task: Task) -> list[tuple[str, int, int]]:
+    """Names of a task's files with size and time of change; of those that are made here, -1."""
+    stats = [(name, path.stat() if path.exists() else None) for path, name in task.files]
+    made_here = isinstance(task.config, HubSource) or getattr(task.config, "sample", None)
+    return [
+        (name, -1, -1) if made_here or stat is None else (name, stat.st_size, stat.st_mtime_ns) for name, stat in stats
+    ]

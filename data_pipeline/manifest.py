@@ -30,6 +30,8 @@ class SourceEntry(BaseModel):
     dropped: dict[str, int]
     masked: dict[str, int] = Field(default_factory=dict)
     """Pieces of personal data by kind that markers stand for."""
+    split: dict[str, int] = Field(default_factory=dict)
+    """Where examples of evaluation sets were cut out: `documents` that became several, and what that made of them."""
     documents: int
     tokens: int
     splits: dict[str, list[ShardEntry]]

@@ -7,10 +7,9 @@ from typing import Any
 
 import orjson
 import xxhash
-from datatrove.data import DocumentsPipeline
+from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from data_pipeline.documents import read_documents
 from data_pipeline.manifest import SPLITS
 from data_pipeline.shard_writer import ORIGINS, ShardWriter
 from data_pipeline.shards import ShardEntry
@@ -22,24 +21,22 @@ BYTES_PER_TOKEN = 4
 _BATCH_CHARACTERS, _BATCH_DOCUMENTS = 4_000_000, 1024
 _PROVED_CHARACTERS, _PROVED_DOCUMENTS = 1_000_000, 200
 
-Text = tuple[str, dict[str, Any]]
-
 
 @dataclass(frozen=True)
 class Group:
-    """Consecutive document files of one source that one task tokenises, into the folder `out`."""
+    """Consecutive document files of one source, by number, that one task tokenises, into the folder `out`."""
 
     source: str
-    files: tuple[Path, ...]
+    files: tuple[int, ...]
     out: Path
 
 
-def group_files(source: str, files: Sequence[tuple[Path, int]], shard_tokens: int, out: Path) -> list[Group]:
+def group_files(source: str, files: Sequence[tuple[int, int]], shard_tokens: int, out: Path) -> list[Group]:
     """Groups files with their bytes of text such that a group makes about one shard, or several if it is one file.
 
     Depends on nothing but the sizes, so that the shards are the same whoever makes them.
     """
-    groups: list[list[Path]] = []
+    groups: list[list[int]] = []
     size = 0
     for file, text_bytes in files:
         if not groups or size + text_bytes > shard_tokens * BYTES_PER_TOKEN:
@@ -53,7 +50,8 @@ def group_files(source: str, files: Sequence[tuple[Path, int]], shard_tokens: in
 class Tokenise(PipelineStep):  # type: ignore[misc]
     """Tokenises the documents of one group into shards of each split.
 
-    Counts `documents` and `tokens`. The shards are listed in `entries.json` of the group's folder.
+    A document is held out of training by the hash of its text, a piece of one by that of the whole, which its metadata
+    have as `hash`. Counts `documents` and `tokens`. The shards are listed in `entries.json` of the group's folder.
     """
 
     name = "tokenise"
@@ -65,18 +63,17 @@ class Tokenise(PipelineStep):  # type: ignore[misc]
         self._validation_below = validation_fraction * 2**64
         self._shard_tokens = shard_tokens
 
-    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> None:
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> None:
         """Makes the shards of group `rank`."""
         group = self._groups[rank]
         encoder = Encoder(self._tokenizer)
         splits = {split: _Split(group.out / split, encoder, self._shard_tokens) for split in SPLITS}
-        texts = (text for file in group.files for text in read_documents(file))
-        for number, batch in enumerate(_batches(texts)):
+        for number, batch in enumerate(_batches(iter(data))):
             if number == 0:
                 _prove(encoder, batch)
-            for (text, origin), ids in zip(batch, encoder.encode([text for text, _ in batch]), strict=True):
-                held_out = xxhash.xxh3_64_intdigest(text.encode()) < self._validation_below
-                splits["validation" if held_out else "train"].add(ids, origin)
+            for document, ids in zip(batch, encoder.encode([each.text for each in batch]), strict=True):
+                held_out = _hash_of(document) < self._validation_below
+                splits["validation" if held_out else "train"].add(ids, {"id": document.id, **document.metadata})
                 self.stat_update("documents")
                 self.stat_update("tokens", value=len(ids) + 1)
         entries = {split: [entry.model_dump() for entry in each.close()] for split, each in splits.items()}
@@ -118,12 +115,17 @@ class _Split:
         return self._entries
 
 
-def _batches(texts: Iterator[Text]) -> Iterator[list[Text]]:
-    batch: list[Text] = []
+def _hash_of(document: Document) -> int:
+    whole: int | None = document.metadata.get("hash")
+    return xxhash.xxh3_64_intdigest(document.text.encode()) if whole is None else whole
+
+
+def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
     characters = 0
-    for text in texts:
-        batch.append(text)
-        characters += len(text[0])
+    for document in documents:
+        batch.append(document)
+        characters += len(document.text)
         if characters >= _BATCH_CHARACTERS or len(batch) >= _BATCH_DOCUMENTS:
             yield batch
             batch, characters = [], 0
@@ -131,13 +133,14 @@ def _batches(texts: Iterator[Text]) -> Iterator[list[Text]]:
         yield batch
 
 
-def _prove(encoder: Encoder, batch: list[Text]) -> None:
+def _prove(encoder: Encoder, batch: list[Document]) -> None:
     """Compares the encoders on the first documents, of a long one on its beginning."""
     texts: list[str] = []
     left = _PROVED_CHARACTERS
-    for text, _ in batch[:_PROVED_DOCUMENTS]:
-        texts.append(text[:left])
+    for document in batch[:_PROVED_DOCUMENTS]:
+        texts.append(document.text[:left])
         left -= len(texts[-1])
         if left <= 0:
             break
-    encoder.prove(texts, [f"{origin['id']} of {origin['file']}" for _, origin in batch[: len(texts)]])
+    names = [f"{document.id} of {document.metadata['file']}" for document in batch[: len(texts)]]
+    encoder.prove(texts, names)

@@ -56,6 +56,12 @@ def prepare(
     recipe: Annotated[Path, typer.Argument(metavar="DATA.yaml", help="The recipe.")],
     out: Annotated[Path, typer.Option(help="Folder for the token shards.")],
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
+    update: Annotated[
+        bool, typer.Option(help="Make a folder of another recipe anew: what depends on a change.")
+    ] = False,
+    keep_work: Annotated[
+        bool, typer.Option(help="Keep what lies between input and shards, so that an update does little again.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Turn raw corpora into token shards. Runs again only what is not done."""
@@ -66,7 +72,7 @@ def prepare(
     log_to_stderr()
     from data_pipeline.prepare import prepare as prepare_folder
 
-    manifest = prepare_folder(load_recipe(recipe), out, workers)
+    manifest = prepare_folder(load_recipe(recipe), out, workers, update=update, keep_work=keep_work)
     if as_json:
         print(json.dumps(summary(manifest, out)))
     else:

@@ -129,7 +129,7 @@ def test_finished_folder_is_left_alone(
         assert prepare(recipe(sources, validation_fraction=0.1, shard_tokens=2000), out) == manifest
     assert "is prepared already" in caplog.text
     assert {file: file.stat().st_mtime_ns for file in out.rglob("*")} == before
-    with pytest.raises(InputError, match=f"{out}: was prepared by another recipe; .*--out"):
+    with pytest.raises(InputError, match=f"{out}: was prepared by another recipe.*--out"):
         prepare(recipe(sources, validation_fraction=0.2), out)
     assert {file: file.stat().st_mtime_ns for file in out.rglob("*")} == before
 
@@ -155,7 +155,13 @@ def start(wanted: Recipe, out: Path, folder: Path) -> "subprocess.Popen[str]":
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "reached",
-    [".work/plan.json", ".work/read/completions/*", ".work/tokenizer.json", ".work/shards/*/*/*/*.tokens", "*/train/*"],
+    [
+        ".work/read/keys.json",
+        ".work/read/completions/*",
+        ".work/tokenizer/tokenizer.json",
+        ".work/shards/*/*/*/*.tokens",
+        "*/train/*",
+    ],
 )
 def test_killed_and_run_again(
     sources: dict[str, Any], prepared: tuple[Path, Manifest], tmp_path: Path, reached: str
@@ -170,43 +176,81 @@ def test_killed_and_run_again(
     assert contents(out) == contents(prepared[0])
 
 
-@pytest.mark.parametrize("place", ["first shard", "shard in parts", "manifest"])
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("calls", [0, 7, 10**9])
 def test_crash_while_finishing(
     sources: dict[str, Any],
     prepared: tuple[Path, Manifest],
     tmp_path: Path,
-    place: str,
+    calls: int,
+    links: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """At the first shard, within one and before the manifest; also on a file system that knows one name a file."""
     wanted, out = recipe(sources, validation_fraction=0.1, shard_tokens=2000), tmp_path / "out"
-    calls = 0
-    replace = os.replace
+    link = os.link
 
     def failing(made: Path, target: Path) -> None:
         nonlocal calls
-        calls += out in Path(target).parents and ".work" not in Path(target).parts
-        if calls > {"first shard": 0, "shard in parts": 7, "manifest": 10**9}[place]:
+        calls -= 1
+        if calls < 0:
             raise RuntimeError("crash")
-        replace(made, target)
+        if not links:
+            raise PermissionError("no links")
+        link(made, target)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", failing)
-        if place == "manifest":
-            patch.setattr(Manifest, "save", lambda *_: (_ for _ in ()).throw(RuntimeError("crash")))
-        with pytest.raises(RuntimeError, match="crash"):
-            prepare(wanted, out, workers=1)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="crash"):
+        patch.setattr(os, "link", failing)
+        patch.setattr(Manifest, "save", lambda *_: (_ for _ in ()).throw(RuntimeError("crash")))
+        prepare(wanted, out, workers=1)
     prepare(wanted, out, workers=1)
     assert contents(out) == contents(prepared[0])
 
 
-def test_another_recipe_does_not_go_on(tmp_path: Path, sources: dict[str, Any]) -> None:
+def done_again(out: Path, wanted: Recipe, **options: Any) -> dict[str, int]:
+    """Prepares, and tells how many tasks of each stage were done."""
+    before = {path: path.stat().st_mtime_ns for path in out.glob(".work/*/completions/*")}
+    prepare(wanted, out, 1, keep_work=True, **options)
+    now = {path: path.stat().st_mtime_ns for path in out.glob(".work/*/completions/*")}
+    stages = {path.parts[-3] for path in now}
+    return {
+        stage: len([path for path in now if path.parts[-3] == stage and now[path] != before.get(path)])
+        for stage in sorted(stages)
+    }
+
+
+def test_a_changed_step_does_again_what_depends_on_it_alone(tmp_path: Path, sources: dict[str, Any]) -> None:
+    folder = corpora(tmp_path / "corpora")
+    asked = {"validation_fraction": 0.1, "shard_tokens": 2000}
+    out, tokens = tmp_path / "out", {"train": {"vocab_size": 300}}
+    all_of_it = done_again(out, recipe(folder, tokenizer=tokens, **asked))
+    assert all_of_it["read"] == 7 and all_of_it["tokenizer"] == 1 and all_of_it["tokenise"] > 4
+    assert not any(done_again(out, recipe(folder, tokenizer=tokens, **asked)).values())
+    with pytest.raises(InputError, match="or make this one anew with --update"):
+        prepare(recipe(folder, tokenizer={"train": {"vocab_size": 310}}, **asked), out, 1)
+    other = recipe(folder, tokenizer={"train": {"vocab_size": 310}}, **asked)
+    assert done_again(out, other, update=True) == {**all_of_it, "read": 0}
+    folder["rows"]["steps"] = [{"kind": "short", "characters": 60}]
+    fixed = {"tokenizer": {"path": tmp_path / "tokenizer.json"}}
+    (tmp_path / "tokenizer.json").write_bytes((out / "tokenizer.json").read_bytes())
+    again = done_again(out, recipe(folder, **fixed, **asked), update=True)
+    assert (again["read"], again["tokenizer"]) == (1, 1) and 0 < again["tokenise"] < all_of_it["tokenise"]
+    del folder["books"]
+    folder["web"]["paths"] = [tmp_path / "corpora/web/[0-2].warc.gz"]
+    prepare(recipe(folder, **fixed, **asked), out, 2, update=True)
+    prepare(recipe(folder, **fixed, **asked), tmp_path / "straight", 2)
+    assert contents(out) == contents(tmp_path / "straight")
+
+
+def test_a_stopped_preparation_goes_on_by_another_recipe(tmp_path: Path, sources: dict[str, Any]) -> None:
     broken = pages_warc(tmp_path / "broken.warc.gz", 5)
     broken.write_bytes(broken.read_bytes()[:-20])
     out, web = tmp_path / "out", {"kind": "warc", "paths": [broken]}
     with pytest.raises(InputError, match="breaks off"):
         prepare(recipe({"web": web, "rows": sources["rows"]}), out, 1)
-    with pytest.raises(InputError, match=f"{out}: holds an unfinished preparation of another recipe"):
-        prepare(recipe({"rows": sources["rows"]}), out, 1)
+    prepare(recipe({"rows": sources["rows"]}), out, 1)
+    prepare(recipe({"rows": sources["rows"]}), tmp_path / "straight", 1)
+    assert contents(out) == contents(tmp_path / "straight")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -292,22 +336,9 @@ def test_a_folder_that_is_named_on_two_ways_counts_once(tmp_path: Path) -> None:
     assert prepare(recipe(twice), tmp_path / "out", 1).sources["books"].read == 3
 
 
-def test_a_shard_that_was_moved_and_lost_is_not_taken_for_there(
-    sources: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wanted, out = recipe({"rows": sources["rows"]}), tmp_path / "out"
-    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
-        killed.setattr(Manifest, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        prepare(wanted, out, 1)
-    (out / "rows/train/00000.tokens").unlink()
-    with pytest.raises(InputError, match=r"00000\.tokens: was made and is lost"):
-        prepare(wanted, out, 1)
-
-
 def test_small_files_share_a_shard_and_large_ones_do_not(tmp_path: Path) -> None:
-    files = [(tmp_path / f"{n}", size) for n, size in enumerate([10, 10, 10, 500, 10])]
-    groups = group_files("web", files, shard_tokens=10, out=tmp_path / "out")
-    assert [[file.name for file in group.files] for group in groups] == [["0", "1", "2"], ["3"], ["4"]]
+    groups = group_files("web", list(enumerate([10, 10, 10, 500, 10])), shard_tokens=10, out=tmp_path / "out")
+    assert [group.files for group in groups] == [(0, 1, 2), (3,), (4,)]
 
 
 def test_the_encoder_is_proved_in_every_task(
