@@ -12,7 +12,7 @@ from datatrove.pipeline.base import PipelineStep
 
 
 class DropEmpty(PipelineStep):  # type: ignore[misc]
-    """Drops documents without any text."""
+    """Drops documents without any text. Counts `length/read/N` of the others, as WriteDocuments does."""
 
     name = "empty"
     type = "FILTER"
@@ -21,6 +21,7 @@ class DropEmpty(PipelineStep):  # type: ignore[misc]
         """Yields the documents that have text."""
         for document in data:
             if document.text.strip():
+                self.stat_update(f"length/read/{length_bin(document.text)}")
                 yield document
             else:
                 self.stat_update("dropped/empty")

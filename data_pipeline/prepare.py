@@ -2,6 +2,7 @@
 
     .work/link/  keys/  lists/    lists of links, where the recipe has any
     .work/read/  documents/       one file of documents a task
+    .work/samples/                and of each step a few that it kept and dropped
     .work/tokenizer/              tokenizer.json
     .work/tokenise/  shards/
     <source>/<split>/00000.*      the shards under their names, tokenizer.json, manifest.json last
@@ -21,7 +22,7 @@ import numpy as np
 import xxhash
 from filelock import FileLock
 
-from data_pipeline import sample
+from data_pipeline import prepare_report, sample
 from data_pipeline.config import Corpus, FileSource, Recipe
 from data_pipeline.documents import DropEmpty, ReadDocuments, WriteDocuments
 from data_pipeline.errors import InputError
@@ -32,6 +33,7 @@ from data_pipeline.links import CollectLinks, merge
 from data_pipeline.make_tokenizer import MakeTokenizer
 from data_pipeline.manifest import FORMAT_VERSION, LinksEntry, Manifest
 from data_pipeline.reading import ReadFiles, Task
+from data_pipeline.samples import merged
 from data_pipeline.steps.apply import ApplySteps
 from data_pipeline.steps.config import Linked
 from data_pipeline.tokenise import Group, Tokenise, group_files
@@ -113,6 +115,7 @@ class _Preparation:
         self._documents = [
             self._work / "documents" / task.source / f"{index:05d}.jsonl.zst" for index, task in enumerate(self._tasks)
         ]
+        self._samples = [self._work / "samples" / f"{rank:05d}.json" for rank in range(len(self._tasks))]
         self._lists = self._work / "lists"
         self._tokenizer = self._work / "tokenizer" / "tokenizer.json"
 
@@ -161,7 +164,7 @@ class _Preparation:
         self._reading = Stage(self._work / "read", [self._read_key(task) for task in self._tasks])
         self._forget_damage(self._reading)
         reader = ReadFiles(self._tasks, self._recipe.damaged_files)
-        steps = [DropEmpty(), ApplySteps(self._tasks, self._lists), WriteDocuments(self._documents)]
+        steps = [DropEmpty(), ApplySteps(self._tasks, self._lists, self._samples), WriteDocuments(self._documents)]
         self._reading.run([reader, *steps], self._workers)
         for name in self._recipe.sources:
             counts = self._counts(name)
@@ -211,17 +214,19 @@ class _Preparation:
         return group_files(source, files, self._recipe.shard_tokens, self._work / "shards" / source)
 
     def _finish(self) -> Manifest:
-        sources = {}
+        sources, counts = {}, {}
         for name in self._recipe.sources:
             ranks = [rank for rank, group in enumerate(self._groups) if group.source == name]
-            counts = sum((self._tokenising.counts(rank) for rank in ranks), self._counts(name))
-            sources[name] = place_source(name, [self._groups[rank] for rank in ranks], counts, self._out)
+            counts[name] = sum((self._tokenising.counts(rank) for rank in ranks), self._counts(name))
+            sources[name] = place_source(name, [self._groups[rank] for rank in ranks], counts[name], self._out)
         manifest = Manifest(
             recipe_hash=recipe_hash(self._recipe, self._inputs),
             tokenizer=place_tokenizer(self._tokenizer, self._out),
             sources=sources,
             links={name: self._links_entry(name) for name in self._recipe.links},
         )
+        samples = {name: merged(self._samples[rank] for rank in self._ranks(name)) for name in self._recipe.sources}
+        prepare_report.write(self._out, manifest, counts, samples)
         manifest.save(self._out)
         tokens = sum(source.tokens for source in sources.values())
         log.info("%s: %s tokens in %d shards", self._out, f"{tokens:,}", len(list(manifest.shards())))

@@ -67,14 +67,15 @@ def prepare(
     """Turn raw corpora into token shards. Runs again only what is not done."""
     from launcher.config import load_recipe
     from launcher.logs import log_to_stderr
-    from launcher.prepare import report_table, summary
+    from launcher.prepare import report_table
 
     log_to_stderr()
     from data_pipeline.prepare import prepare as prepare_folder
+    from data_pipeline.prepare_report import summary
 
     manifest = prepare_folder(load_recipe(recipe), out, workers, update=update, keep_work=keep_work)
     if as_json:
-        print(json.dumps(summary(manifest, out)))
+        print(json.dumps({"path": str(out), **summary(manifest)}))
     else:
         from rich.console import Console
 

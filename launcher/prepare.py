@@ -3,13 +3,13 @@
 import logging
 import os
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 from rich.table import Table
 
 from data_pipeline.config import DataConfig
 from data_pipeline.manifest import Manifest
+from data_pipeline.prepare_report import summary
 from launcher.config import load_recipe
 
 log = logging.getLogger("thalweg.prepare")
@@ -39,28 +39,9 @@ def ensure_prepared(data: DataConfig) -> None:
             log.warning("%s is taken as it is: its recipe cannot be compared (%s)", data.folder, error)
 
 
-def summary(manifest: Manifest, out: Path) -> dict[str, Any]:
-    """The report as a JSON object."""
-    sources = {
-        name: {
-            "read": source.read,
-            "dropped": source.dropped,
-            "masked": source.masked,
-            "documents": source.documents,
-            "tokens": source.tokens,
-            "validation_documents": sum(shard.documents for shard in source.splits["validation"]),
-            "shards": sum(len(shards) for shards in source.splits.values()),
-        }
-        for name, source in manifest.sources.items()
-    }
-    links = {name: entry.model_dump() for name, entry in manifest.links.items()}
-    tokenizer = manifest.tokenizer.model_dump(exclude={"file"})
-    return {"path": str(out), "tokenizer": tokenizer, "sources": sources, **({"links": links} if links else {})}
-
-
 def report_table(manifest: Manifest, out: Path) -> Table:
     """Per source the documents read, dropped by reason and kept, the tokens, and what was masked, if anything was."""
-    sources = summary(manifest, out)["sources"]
+    sources = summary(manifest)["sources"]
     masks = any(source["masked"] for source in sources.values())
     table = Table(title=f"Prepared in {out}")
     for column in ("source", "read", "dropped", "kept", "of these held out", "tokens", *(["masked"] if masks else [])):

@@ -9,35 +9,50 @@ from datatrove.pipeline.base import PipelineStep
 
 from data_pipeline.config import Corpus
 from data_pipeline.reading import Task
+from data_pipeline.samples import Samples
 from data_pipeline.steps.base import Step
 from data_pipeline.steps.config import C4, GopherQuality, GopherRepetition, Language, Linked, Mask, Short, StepConfig
 
 
 class ApplySteps(PipelineStep):  # type: ignore[misc]
-    """Counts `dropped/<reason>`, and what else steps count."""
+    """Counts `dropped/<reason>`, what is left by each step as `left/<step>`, and what else steps count.
+
+    Writes samples of what each step of task i kept and dropped into the i-th of `samples`.
+    """
 
     name = "steps"
     type = "FILTER"
 
-    def __init__(self, tasks: list[Task], lists: Path) -> None:
+    def __init__(self, tasks: list[Task], lists: Path, samples: list[Path]) -> None:
         """`lists` is the folder with the lists of links."""
         super().__init__()
-        self._tasks, self._lists = tasks, lists
+        self._tasks, self._lists, self._samples = tasks, lists, samples
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Yields the documents that no step of task `rank`'s source drops."""
         config = self._tasks[rank].config
         assert isinstance(config, Corpus)
-        steps = [_made(each, self._lists) for each in config.steps]
-        counts: Counter[str] = Counter()
+        names = names_of([step.kind for step in config.steps])
+        steps = [(name, _made(each, self._lists)) for name, each in zip(names, config.steps, strict=True)]
+        counts, samples = Counter[str](), Samples()
         for document in data:
-            reason = next(filter(None, (step(document, counts) for step in steps)), None)
-            if reason is None:
-                yield document
+            for name, step in steps:
+                if (reason := step(document, counts)) is not None:
+                    counts[f"dropped/{reason}"] += 1
+                    samples.look(name, "dropped", document, reason=reason)
+                    break
+                counts[f"left/{name}"] += 1
+                samples.look(name, "kept", document)
             else:
-                self.stat_update(f"dropped/{reason}")
+                yield document
         for name, count in counts.items():
             self.stat_update(name, value=count)
+        samples.save(self._samples[rank])
+
+
+def names_of(kinds: list[str]) -> list[str]:
+    """Names of the steps of a source: their kind, with a number where it has several of a kind."""
+    return [kind if kinds.count(kind) == 1 else f"{kind} {kinds[:at].count(kind) + 1}" for at, kind in enumerate(kinds)]
 
 
 def _made(config: StepConfig, lists: Path) -> Step:

@@ -4,6 +4,7 @@ import gzip
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -239,6 +240,8 @@ def test_a_changed_step_does_again_what_depends_on_it_alone(tmp_path: Path, sour
     folder["web"]["paths"] = [tmp_path / "corpora/web/[0-2].warc.gz"]
     prepare(recipe(folder, **fixed, **asked), out, 2, update=True)
     prepare(recipe(folder, **fixed, **asked), tmp_path / "straight", 2)
+    assert (out / ".work/documents").is_dir()
+    shutil.rmtree(out / ".work")
     assert contents(out) == contents(tmp_path / "straight")
 
 
