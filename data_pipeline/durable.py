@@ -1,5 +1,6 @@
 """Files that are whole or not there, also after a power cut."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -49,3 +50,16 @@ def whole_folder(final: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     to_disk(final.parent)
+
+
+@contextmanager
+def room_on(folder: Path) -> Iterator[None]:
+    """Turns a full disk, or a quota that is used up, into one clear InputError that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(
+            f"{folder}: {os.strerror(error.errno)}; make room and run the same command again, what is done stays done"
+        ) from None

@@ -9,6 +9,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from data_pipeline.config import TokenizerConfig
 from data_pipeline.documents import read_documents
+from data_pipeline.durable import write_whole
 
 log = logging.getLogger("thalweg.prepare")
 
@@ -37,9 +38,7 @@ class MakeTokenizer(PipelineStep):  # type: ignore[misc]
             assert config.train is not None
             log.info("training the tokenizer: %d entries", config.train.vocab_size)
             made = tokenizer.train(self._texts(config.train.bytes_per_source), config.train)
-        partial = self._path.with_name(f".{self._path.name}.partial")
-        made.save(str(partial))
-        partial.replace(self._path)
+        write_whole(self._path, made.to_str(pretty=True))
 
     def _texts(self, bytes_per_source: int) -> Iterator[str]:
         for paths in self._documents.values():

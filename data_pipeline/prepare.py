@@ -16,15 +16,18 @@ import logging
 import os
 import shutil
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import xxhash
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from data_pipeline import prepare_report, sample
 from data_pipeline.config import Corpus, FileSource, Recipe
 from data_pipeline.documents import DropEmpty, ReadDocuments, WriteDocuments
+from data_pipeline.durable import room_on
 from data_pipeline.errors import InputError
 from data_pipeline.executor import Stage, key_of
 from data_pipeline.finish import place_source, place_tokenizer, those_of
@@ -42,12 +45,19 @@ log = logging.getLogger("thalweg.prepare")
 
 
 def prepare(
-    recipe: Recipe, out: Path, workers: int = os.cpu_count() or 1, *, update: bool = False, keep_work: bool = False
+    recipe: Recipe,
+    out: Path,
+    workers: int = os.cpu_count() or 1,
+    *,
+    update: bool = False,
+    keep_work: bool = False,
+    wait: bool = False,
 ) -> Manifest:
     """Prepares `recipe` into the folder `out`, or finishes what an earlier call began.
 
-    `update` makes a folder of another recipe anew; `keep_work` leaves what a later update need not do again. Raises
-    InputError for bad input, and where `out` holds something else.
+    `update` makes a folder of another recipe anew; `keep_work` leaves what a later update need not do again; `wait`
+    lets another process finish that prepares this folder now. Raises InputError for bad input, where there is such a
+    process otherwise, where `out` holds something else, and where the disk is full.
     """
     # Strings that came out of a YAML file know their folder; worker processes want plain ones.
     recipe = Recipe.model_validate(recipe.model_dump(mode="json"))
@@ -57,10 +67,9 @@ def prepare(
     _refuse_foreign(out)
     if not work.exists() and (finished := _finished(recipe, inputs, out, update)):
         return finished
-    work.mkdir(parents=True, exist_ok=True)
-    if keep_work:
-        (work / "kept").touch()
-    with FileLock(work / "lock"):
+    with room_on(out), _alone(work, wait):
+        if keep_work:
+            (work / "kept").touch()
         finished = _finished(recipe, inputs, out, update)
         if finished is None:
             _begin_anew(out)
@@ -68,6 +77,21 @@ def prepare(
         if not (work / "kept").exists():
             shutil.rmtree(work, ignore_errors=True)
     return finished
+
+
+@contextmanager
+def _alone(work: Path, wait: bool) -> Iterator[None]:
+    """Two preparations into one folder would take each other's tasks away."""
+    work.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(work / "lock", timeout=-1 if wait else 0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise InputError(f"{work.parent}: is being prepared by another process; wait for it, or end it") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _refuse_foreign(out: Path) -> None:

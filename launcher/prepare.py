@@ -32,7 +32,7 @@ def ensure_prepared(data: DataConfig) -> None:
     data.folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(data.folder.with_name(f".{data.folder.name}.lock")):
         try:
-            prepare(load_recipe(data.prepare), data.folder)
+            prepare(load_recipe(data.prepare), data.folder, wait=True)
         except MissingInputError as error:
             if not there:
                 raise

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import xxhash
 import yaml
+from filelock import FileLock
 
 from corpora import (
     contents,
@@ -254,6 +255,42 @@ def test_a_stopped_preparation_goes_on_by_another_recipe(tmp_path: Path, sources
     prepare(recipe({"rows": sources["rows"]}), out, 1)
     prepare(recipe({"rows": sources["rows"]}), tmp_path / "straight", 1)
     assert contents(out) == contents(tmp_path / "straight")
+
+
+def test_two_preparations_of_one_folder_refuse_each_other(tmp_path: Path, sources: dict[str, Any]) -> None:
+    wanted, out = recipe({"web": sources["web"]}), tmp_path / "out"
+    (out / ".work").mkdir(parents=True)
+    with FileLock(out / ".work" / "lock"), pytest.raises(InputError, match="is being prepared by another process"):
+        prepare(wanted, out, 1)
+    assert prepare(wanted, out, 1).sources["web"].documents == 100
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_clear_error_and_loses_nothing(tmp_path: Path, sources: dict[str, Any]) -> None:
+    """On a disk of its own, at whichever step it becomes full."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", disk], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("no disk can be mounted here")
+    wanted, out = recipe(sources, validation_fraction=0.1, shard_tokens=2000), disk / "out"
+    prepare(wanted, tmp_path / "straight", 1)
+    try:
+        said = list[str]()
+        for size in range(48, 4000, 48):
+            try:
+                prepare(wanted, out, 1)
+                break
+            except InputError as error:
+                said.append(str(error))
+            subprocess.run(["mount", "-o", f"remount,size={size}k", disk], check=True)
+        mend = "make room and run the same command again, what is done stays done"
+        assert set(said) == {f"{out}: No space left on device; {mend}"} and len(said) > 3
+        assert contents(out) == contents(tmp_path / "straight")
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
