@@ -166,7 +166,7 @@ def split(text: str, hits: NDArray[Any], window: int) -> list[str]:
     pieces, at = list[str](), 0
     for begin, end in zip(hits["begin"].tolist(), hits["end"].tolist(), strict=True):
         pieces.append(text[at : _edge(text, begin - window, -1)].strip())
-        at = max(at, _edge(text, end + window, 1))
+        at = _edge(text, end + window, 1)
     pieces.append(text[at:].strip())
     return [piece for piece in pieces if piece]
 

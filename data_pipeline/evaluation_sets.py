@@ -77,8 +77,7 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _kind_of(path: Path) -> str:
-    name = path.name.lower()
-    kinds = [kind for kind in KINDS for packed in PACKED if name.endswith(kind + packed)]
+    kinds = [kind for kind in KINDS for packed in PACKED if path.name.endswith(kind + packed)]
     if not kinds:
         raise InputError(f"{path}: is of no known kind; an evaluation set is a {', '.join(KINDS)}, packed or not")
     return kinds[0]

@@ -44,7 +44,7 @@ PACKERS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".z
         ("set.csv", 'n,a\r\n1,"one\r\ntwo"\r\n2,three\r\n'),
         ("set.tsv", '\ufeffa\tb\n"one\ttwo\nthree\t\n'),
         ("set.txt", "one\r\ntwo\r\n \r\n\r\nthree\r\n"),
-        ("set.LST", "one two\nthree"),
+        ("set.lst", "one two\nthree"),
     ],
 )
 def test_files_of_every_kind(tmp_path: Path, name: str, text: str, packed: str) -> None:
@@ -75,7 +75,7 @@ def test_lines_of_an_example(tmp_path: Path) -> None:
         ("a.csv", b"a,b\n1,2\n1\n", "record 2 has not as many columns"),
         ("a.csv", b'a,b\n1,"2', "record 1 cannot be read"),
         ("a.txt.gz", gzip.compress(b"text" * 99)[:-9], "a.txt.gz: .*; fetch it again"),
-        ("a.parquet", b"", "is of no known kind"),
+        ("a.jsonl.Z", b"", "is of no known kind"),
     ],
 )
 def test_errors_name_file_and_record(tmp_path: Path, name: str, data: bytes, message: str) -> None:
