@@ -25,7 +25,7 @@ MOST_WORDS = 100
 
 _BLOCK = 2**16
 """Characters that are hashed at a time: their arrays fit into a core's cache."""
-_LONGEST_WORD = 2**20
+_LONGEST_WORD = 2**18
 """In characters; a longer one is several."""
 _SPACE, _WORD = re.compile(r"\s"), re.compile(r"\S+")
 
@@ -81,13 +81,14 @@ def grams(text: str, n: int) -> Hashes:
 
 def spans(text: str, chosen: Numbers, n: int) -> tuple[Numbers, Numbers]:
     """Begin and end in characters of each of the `chosen` n-grams, which are places in what `grams` gives."""
-    bounds = [
-        (offset + match.start(), offset + match.end())
+    edges = (
+        offset + edge
         for offset, block in _blocks(text)
         for match in _WORD.finditer(block)
         if match[0].encode("ascii", _TO_PLAIN).translate(None, _NO_LETTERS)
-    ]
-    begins, ends = np.array(bounds, np.int64).reshape(-1, 2).T
+        for edge in match.span()
+    )
+    begins, ends = np.fromiter(edges, np.int64).reshape(-1, 2).T
     return begins[chosen], ends[chosen + n - 1]
 
 
