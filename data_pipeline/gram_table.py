@@ -24,7 +24,7 @@ class GramTable:
     hashes: Hashes
     """Sorted; an n-gram's number is its place here."""
     starts: Numbers
-    """The examples that have n-gram i are examples[starts[i]:starts[i + 1]]."""
+    """The examples that have n-gram i are examples[starts[i]:starts[i + 1]], twice where one has it twice."""
     examples: Numbers
 
     @staticmethod
@@ -32,7 +32,7 @@ class GramTable:
         """Of the texts of each set's examples."""
         bounds, short, found = [0], list[int](), list[Hashes]()
         for texts in sets.values():
-            found += [np.unique(grams(text, n)) for text in texts]
+            found += [grams(text, n) for text in texts]
             short.append(sum(not len(each) for each in found[bounds[-1] :]))
             bounds.append(len(found))
         together = np.concatenate([np.empty(0, np.uint64), *found])
