@@ -1,15 +1,15 @@
 """Evaluation examples are found in the documents and cut out, by GPT-3's rules (Brown et al. 2020, appendix C).
 
-    grams.npz           the n-grams of all evaluation sets
-    find/  hits/        stage 1: where each task's documents have one
-    count/  counts.npy  stage 2, one task: in how many documents each is
+    table/  grams.npz   the n-grams of all evaluation sets
+    find/  hits/        where each task's documents have one
+    count/  counts.npy  in how many documents each is
     cuts/               of each task that cuts: what became of the documents that have one
 
 To cut is a block at the head of the pipeline that tokenises, so that no document is written twice.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from data_pipeline.decontaminate_config import Decontaminate
 from data_pipeline.decontamination_report import SetReport, report
 from data_pipeline.errors import InputError
-from data_pipeline.evaluation_sets import texts_of
-from data_pipeline.executor import Stage
+from data_pipeline.evaluation_sets import files_of, texts_of
+from data_pipeline.executor import Stage, hash_of, key_of
 from data_pipeline.gram_table import Finder, GramTable
 
 log = logging.getLogger("thalweg.prepare")
@@ -33,6 +33,31 @@ log = logging.getLogger("thalweg.prepare")
 HIT = np.dtype([("document", "<u4"), ("gram", "<u4"), ("begin", "<u4"), ("end", "<u4")])
 """An n-gram of the table in a document of a task, from character `begin` to before `end`."""
 _HITS_AT_A_TIME = 2**20
+
+
+class MakeTable(PipelineStep):  # type: ignore[misc]
+    """Writes the n-grams of all evaluation sets into `path`. Raises InputError for sets that cannot be read."""
+
+    name = "n-grams"
+    type = "DECONT"
+
+    def __init__(self, config: Decontaminate, path: Path) -> None:
+        super().__init__()
+        self._config, self._path = config, path
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> None:
+        """The only task."""
+        sets = {name: texts_of(name, each) for name, each in self._config.sets.items()}
+        table = GramTable.of(sets, self._config.ngram)
+        examples = int(table.bounds[-1])
+        if not len(table.hashes):
+            raise InputError(f"decontaminate.sets: none of {examples:,} examples has {table.n} words; lower ngram")
+        log.info(
+            "decontaminating: %d sets, %s examples, of which %s are too short to be found, %s %d-grams",
+            *(len(sets), f"{examples:,}", f"{table.short.sum():,}", f"{len(table.hashes):,}", table.n),
+        )
+        with _whole(self._path) as file:
+            table.save(file)
 
 
 class FindOverlaps(PipelineStep):  # type: ignore[misc]
@@ -180,36 +205,35 @@ def _edge(text: str, at: int, step: int) -> int:
 
 
 class Decontamination:
-    """What is done for one preparation, in `folder`; the documents are those of `tasks` reading tasks."""
+    """What is done for one preparation, in `folder`."""
 
-    def __init__(self, config: Decontaminate, folder: Path, tasks: int) -> None:
-        self._config, self._folder, self._tasks = config, folder, tasks
+    def __init__(self, config: Decontaminate, folder: Path) -> None:
+        self._config, self._folder = config, folder
         self._table, self._counts = folder / "grams.npz", folder / "counts.npy"
-        self._hits = [folder / "hits" / f"{rank:05d}.hits" for rank in range(tasks)]
+        self._hits: list[Path] = []
 
-    def find(self, head: Sequence[PipelineStep | Callable[..., Any]], workers: int) -> None:
+    def find(self, head: Sequence[PipelineStep], keys: Sequence[str], workers: int) -> None:
         """Finds the overlaps, and counts them, as far as that is not done.
 
-        `head` is the pipeline that gives the documents of each reading task. Raises InputError for evaluation sets that
-        cannot be read.
+        `head` is the pipeline that gives the documents of each reading task, `keys` what decides these. Raises
+        InputError for evaluation sets that cannot be read.
         """
-        if not self._table.exists():
-            self._make_table()
-        Stage(self._folder / "find", self._tasks).run([*head, FindOverlaps(self._table, self._hits)], workers)
-        Stage(self._folder / "count", 1).run([CountGrams(self._table, self._hits, self._counts)], 1)
+        self._hits = [self._folder / "hits" / f"{rank:05d}.hits" for rank in range(len(keys))]
+        sets = self._config.model_dump(mode="json", include={"sets", "ngram"})
+        state = {name: _state(files_of(name, each)) for name, each in self._config.sets.items()}
+        Stage(self._folder / "table", [key_of(sets, state)]).run([MakeTable(self._config, self._table)], 1)
+        table = hash_of(self._table)
+        finding = Stage(self._folder / "find", [key_of(table, key) for key in keys])
+        finding.run([*head, FindOverlaps(self._table, self._hits)], workers)
+        counting = Stage(self._folder / "count", [key_of(finding.keys)])
+        counting.run([CountGrams(self._table, self._hits, self._counts)], 1)
 
-    def _make_table(self) -> None:
-        sets = {name: texts_of(name, each) for name, each in self._config.sets.items()}
-        table = GramTable.of(sets, self._config.ngram)
-        examples = int(table.bounds[-1])
-        if not len(table.hashes):
-            raise InputError(f"decontaminate.sets: none of {examples:,} examples has {table.n} words; lower ngram")
-        log.info(
-            "decontaminating: %d sets, %s examples, of which %s are too short to be found, %s %d-grams",
-            *(len(sets), f"{examples:,}", f"{table.short.sum():,}", f"{len(table.hashes):,}", table.n),
-        )
-        with _whole(self._table) as file:
-            table.save(file)
+    def key(self, task: int) -> str:
+        """What decides how the documents of a reading task are cut."""
+        hits = read_hits(self._hits[task])
+        is_counted = np.load(self._counts, mmap_mode="r") <= self._config.most_documents
+        rules = self._config.model_dump(include={"window", "shortest", "most_pieces"})
+        return key_of(rules, xxhash.xxh3_128_hexdigest(hits[is_counted[hits["gram"]]].tobytes()))
 
     def cut(self, tasks: int) -> CutOverlaps:
         """The block that cuts, for a pipeline of `tasks` tasks."""
@@ -222,6 +246,10 @@ class Decontamination:
 
     def _cuts(self, tasks: int) -> list[Path]:
         return [self._folder / "cuts" / f"{rank:05d}.jsonl" for rank in range(tasks)]
+
+
+def _state(files: Sequence[Path]) -> list[tuple[str, int, int]]:
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
 @contextmanager

@@ -74,7 +74,8 @@ class ReadDocuments(PipelineStep):  # type: ignore[misc]
         """Yields the documents of group `rank`."""
         for task in self._groups[rank]:
             for index, (text, origin) in enumerate(read_documents(self._paths[task])):
-                yield Document(text=text, id=origin["id"], metadata={**origin, "task": task, "index": index})
+                name = origin.pop("id")
+                yield Document(text=text, id=name, metadata={**origin, "task": task, "index": index})
 
 
 def length_bin(text: str) -> int:

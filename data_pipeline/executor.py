@@ -181,3 +181,12 @@ class Stage:
 def key_of(*parts: object) -> str:
     """The key of a task: the hash of what decides its outcome, JSON values."""
     return xxhash.xxh3_128_hexdigest(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS))
+
+
+def hash_of(path: Path) -> str:
+    """The hash of a file's contents."""
+    with path.open("rb") as file:
+        hashed = xxhash.xxh3_128()
+        while part := file.read(2**20):
+            hashed.update(part)
+    return hashed.hexdigest()

@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import xxhash
 from filelock import FileLock, Timeout
 
 from data_pipeline import prepare_report, sample
@@ -29,7 +28,7 @@ from data_pipeline.config import Corpus, FileSource, Recipe
 from data_pipeline.documents import DropEmpty, ReadDocuments, WriteDocuments
 from data_pipeline.durable import room_on
 from data_pipeline.errors import InputError
-from data_pipeline.executor import Stage, key_of
+from data_pipeline.executor import Stage, hash_of, key_of
 from data_pipeline.finish import place_source, place_tokenizer, those_of
 from data_pipeline.inputs import LINKS, Inputs, described, described_tokenizer, files_of, find, recipe_hash
 from data_pipeline.links import CollectLinks, merge
@@ -198,7 +197,7 @@ class _Preparation:
     def _read_key(self, task: Task) -> str:
         assert isinstance(task.config, Corpus)
         lists = [step.links for step in task.config.steps if isinstance(step, Linked)]
-        made = [_hash_of(self._lists / f"{name}.npy") for name in lists]
+        made = [hash_of(self._lists / f"{name}.npy") for name in lists]
         return key_of(FORMAT_VERSION, task.source, described(task.config), files_of(task), made)
 
     def _forget_damage(self, stage: Stage) -> None:
@@ -222,7 +221,7 @@ class _Preparation:
 
     def _tokenise(self) -> None:
         self._groups = [group for source in self._recipe.sources for group in self._groups_of(source)]
-        decided = [self._recipe.validation_fraction, self._recipe.shard_tokens, _hash_of(self._tokenizer)]
+        decided = [self._recipe.validation_fraction, self._recipe.shard_tokens, hash_of(self._tokenizer)]
         keys = [
             key_of(*decided, group.source, group.out.name, [self._reading.keys[rank] for rank in group.files])
             for group in self._groups
@@ -255,11 +254,3 @@ class _Preparation:
         tokens = sum(source.tokens for source in sources.values())
         log.info("%s: %s tokens in %d shards", self._out, f"{tokens:,}", len(list(manifest.shards())))
         return manifest
-
-
-def _hash_of(path: Path) -> str:
-    with path.open("rb") as file:
-        hashed = xxhash.xxh3_128()
-        while part := file.read(2**20):
-            hashed.update(part)
-    return hashed.hexdigest()

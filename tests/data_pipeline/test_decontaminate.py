@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from data_pipeline import decontaminate
 from data_pipeline.decontaminate import HIT, CountGrams, CutOverlaps, Decontamination, FindOverlaps, read_hits, split
 from data_pipeline.decontaminate_config import Decontaminate, EvaluationSet
-from data_pipeline.documents import WriteDocuments, read_documents
+from data_pipeline.documents import ReadDocuments, WriteDocuments, read_documents
 from data_pipeline.errors import InputError
 from data_pipeline.evaluation_sets import texts_of
-from data_pipeline.executor import Stage
+from data_pipeline.executor import Stage, key_of
 from data_pipeline.gram_table import Finder, GramTable
 from data_pipeline.grams import grams
-from task_documents import TaskDocuments, write_tasks
+from task_documents import write_tasks
 
 EXAMPLE = "which of these rivers carries more sand than all of the others taken together"
 OTHER = "nobody has ever asked the sea what it does with everything that rivers bring it"
@@ -54,11 +54,11 @@ def run(
     """The texts that are left by id."""
     config = Decontaminate(sets={name: EvaluationSet(paths=[path]) for name, path in sets.items()}, **rules)
     files, groups = write_tasks(folder / "documents", tasks), groups or [[task] for task in range(len(tasks))]
-    each = Decontamination(config, folder / "work", len(tasks))
-    each.find([TaskDocuments(files, [[task] for task in range(len(tasks))])], workers)
+    each, keys = Decontamination(config, folder / "work"), [key_of(texts) for texts in tasks]
+    each.find([ReadDocuments([[task] for task in range(len(tasks))], files)], keys, workers)
     out = [folder / "out" / f"{rank}" for rank in range(len(groups))]
-    stage = Stage(folder / "cut", len(groups))
-    stage.run([TaskDocuments(files, groups), each.cut(len(groups)), WriteDocuments(out)], workers)
+    stage = Stage(folder / "cut", [key_of([(keys[task], each.key(task)) for task in group]) for group in groups])
+    stage.run([ReadDocuments(groups, files), each.cut(len(groups)), WriteDocuments(out)], workers)
     documents = [document for path in out for document in read_documents(path)]
     return Result(
         documents={origin["id"]: text for text, origin in documents},
@@ -272,7 +272,7 @@ def test_the_result_does_not_depend_on_who_does_the_work(tmp_path: Path, one_set
     grouped = run(tmp_path / "grouped", tasks, sets, groups=[[0, 1], [2]])
     assert one == two and (grouped.documents, grouped.report) == (one.documents, one.report)
     assert one.report["other"]["documents_cut"] == 3 and one.report["mine"]["documents_cut"] == 6
-    files = {str(path.relative_to(tmp_path / "one")) for path in (tmp_path / "one" / "work").glob("[!fc]*/*")}
+    files = {str(path.relative_to(tmp_path / "one")) for path in (tmp_path / "one" / "work").glob("hits/*")}
     files |= {"work/grams.npz", "work/counts.npy"} | {f"work/cuts/0000{rank}.jsonl" for rank in range(3)}
     assert len(files) == 8
     for file in files:
