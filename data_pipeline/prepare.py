@@ -180,8 +180,8 @@ class _Preparation:
     def _read(self) -> None:
         log.info("reading: %d sources, %d tasks", len(self._inputs), len(self._tasks))
         reader = ReadFiles(self._tasks, self._recipe.damaged_files)
-        steps = [DropEmpty(), ApplySteps(self._tasks, self._lists), WriteDocuments(self._documents)]
-        self._reading.run([reader, *steps], self._workers)
+        steps = ApplySteps(self._tasks, self._lists, self._work / "filters")
+        self._reading.run([reader, DropEmpty(), steps, WriteDocuments(self._documents)], self._workers)
         for name in self._recipe.sources:
             counts = self._counts(name)
             if not counts["documents"]:

@@ -10,7 +10,17 @@ from datatrove.pipeline.base import PipelineStep
 from data_pipeline.config import Corpus
 from data_pipeline.reading import Task
 from data_pipeline.steps.base import Step
-from data_pipeline.steps.config import C4, GopherQuality, GopherRepetition, Language, Linked, Mask, Short, StepConfig
+from data_pipeline.steps.config import (
+    C4,
+    GopherQuality,
+    GopherRepetition,
+    Language,
+    Linked,
+    Mask,
+    Quality,
+    Short,
+    StepConfig,
+)
 
 
 class ApplySteps(PipelineStep):  # type: ignore[misc]
@@ -19,16 +29,16 @@ class ApplySteps(PipelineStep):  # type: ignore[misc]
     name = "steps"
     type = "FILTER"
 
-    def __init__(self, tasks: list[Task], lists: Path) -> None:
-        """`lists` is the folder with the lists of links."""
+    def __init__(self, tasks: list[Task], lists: Path, filters: Path) -> None:
+        """`lists` is the folder with the lists of links, `filters` the one with the quality filters."""
         super().__init__()
-        self._tasks, self._lists = tasks, lists
+        self._tasks, self._lists, self._filters = tasks, lists, filters
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Yields the documents that no step of task `rank`'s source drops."""
         config = self._tasks[rank].config
         assert isinstance(config, Corpus)
-        steps = [_made(each, self._lists) for each in config.steps]
+        steps = [_made(each, self._lists, self._filters) for each in config.steps]
         counts: Counter[str] = Counter()
         for document in data:
             reason = next(filter(None, (step(document, counts) for step in steps)), None)
@@ -40,7 +50,7 @@ class ApplySteps(PipelineStep):  # type: ignore[misc]
             self.stat_update(name, value=count)
 
 
-def _made(config: StepConfig, lists: Path) -> Step:
+def _made(config: StepConfig, lists: Path, filters: Path) -> Step:
     """A step, whose libraries are imported only where it is used."""
     match config:
         case Short():
@@ -55,6 +65,10 @@ def _made(config: StepConfig, lists: Path) -> Step:
             from data_pipeline.steps import linked
 
             return linked.make(config, lists)
+        case Quality():
+            from data_pipeline.steps import quality
+
+            return quality.make(config, filters)
         case GopherQuality() | GopherRepetition() | C4():
             from data_pipeline.steps import rules
 
