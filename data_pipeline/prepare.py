@@ -140,6 +140,7 @@ class _Preparation:
         ]
         self._samples = [self._work / "samples" / f"{rank:05d}.json" for rank in range(len(self._tasks))]
         self._lists = self._work / "lists"
+        self._filters = self._work / "filters"
         self._tokenizer = self._work / "tokenizer" / "tokenizer.json"
 
     def run(self) -> Manifest:
@@ -187,7 +188,7 @@ class _Preparation:
         self._reading = Stage(self._work / "read", [self._read_key(task) for task in self._tasks])
         self._forget_damage(self._reading)
         reader = ReadFiles(self._tasks, self._recipe.damaged_files)
-        steps = [DropEmpty(), ApplySteps(self._tasks, self._lists, self._samples), WriteDocuments(self._documents)]
+        steps = [DropEmpty(), ApplySteps(self._tasks, self._lists, self._filters, self._samples), WriteDocuments(self._documents)]
         self._reading.run([reader, *steps], self._workers)
         for name in self._recipe.sources:
             counts = self._counts(name)

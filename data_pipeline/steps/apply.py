@@ -11,7 +11,17 @@ from data_pipeline.config import Corpus
 from data_pipeline.reading import Task
 from data_pipeline.samples import Samples
 from data_pipeline.steps.base import Step
-from data_pipeline.steps.config import C4, GopherQuality, GopherRepetition, Language, Linked, Mask, Short, StepConfig
+from data_pipeline.steps.config import (
+    C4,
+    GopherQuality,
+    GopherRepetition,
+    Language,
+    Linked,
+    Mask,
+    Quality,
+    Short,
+    StepConfig,
+)
 
 
 class ApplySteps(PipelineStep):  # type: ignore[misc]
@@ -23,17 +33,17 @@ class ApplySteps(PipelineStep):  # type: ignore[misc]
     name = "steps"
     type = "FILTER"
 
-    def __init__(self, tasks: list[Task], lists: Path, samples: list[Path]) -> None:
-        """`lists` is the folder with the lists of links."""
+    def __init__(self, tasks: list[Task], lists: Path, filters: Path, samples: list[Path]) -> None:
+        """`lists` is the folder with the lists of links, `filters` the one with the quality filters."""
         super().__init__()
-        self._tasks, self._lists, self._samples = tasks, lists, samples
+        self._tasks, self._lists, self._filters, self._samples = tasks, lists, filters, samples
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Yields the documents that no step of task `rank`'s source drops."""
         config = self._tasks[rank].config
         assert isinstance(config, Corpus)
         names = names_of([step.kind for step in config.steps])
-        steps = [(name, _made(each, self._lists)) for name, each in zip(names, config.steps, strict=True)]
+        steps = [(name, _made(each, self._lists, self._filters)) for name, each in zip(names, config.steps, strict=True)]
         counts, samples = Counter[str](), Samples()
         for document in data:
             for name, step in steps:
@@ -55,7 +65,7 @@ def names_of(kinds: list[str]) -> list[str]:
     return [kind if kinds.count(kind) == 1 else f"{kind} {kinds[:at].count(kind) + 1}" for at, kind in enumerate(kinds)]
 
 
-def _made(config: StepConfig, lists: Path) -> Step:
+def _made(config: StepConfig, lists: Path, filters: Path) -> Step:
     """A step, whose libraries are imported only where it is used."""
     match config:
         case Short():
@@ -70,6 +80,10 @@ def _made(config: StepConfig, lists: Path) -> Step:
             from data_pipeline.steps import linked
 
             return linked.make(config, lists)
+        case Quality():
+            from data_pipeline.steps import quality
+
+            return quality.make(config, filters)
         case GopherQuality() | GopherRepetition() | C4():
             from data_pipeline.steps import rules
 

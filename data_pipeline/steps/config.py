@@ -31,6 +31,13 @@ class Linked(Section):
     links: str = Field(description="Its name among the recipe's `links`.")
 
 
+class Quality(Section):
+    """Keeps documents by a quality filter, with GPT-3's rule: most of a high score, and few of a low one."""
+
+    kind: Literal["quality"] = Field(description="Documents by a quality filter.")
+    filter: str = Field(description="Its name among the recipe's `filters`.")
+
+
 class GopherQuality(Section):
     """Drops what does not look like prose: Gopher's rules of length, word length, symbols, bullets and stop words."""
 
@@ -85,5 +92,5 @@ class Mask(Section):
 
 Extractor = Literal["resiliparse", "trafilatura"]
 StepConfig = Annotated[
-    Short | Language | Linked | GopherQuality | GopherRepetition | C4 | Mask, Field(discriminator="kind")
+    Short | Language | Linked | Quality | GopherQuality | GopherRepetition | C4 | Mask, Field(discriminator="kind")
 ]
