@@ -5,9 +5,9 @@
     groups/        for each document the one by which it is exact or fuzzy, or itself
     verdicts/      of each reading task: what is dropped, why, and its twin
 
-First come documents of one text: all but the one of highest precedence are dropped as `exact_duplicate`. Of the rest,
-those that pairs join, over others if need be, are a group; all but the one of highest precedence are dropped as
-`fuzzy_duplicate`. Precedence is that of the source, then the rank of the reading task, then the place in it.
+Of documents of one text all but the one of highest precedence are dropped as `exact_duplicate`. Of the rest, those that
+pairs join, over others if need be, are a group; all but the one of highest precedence are dropped as `fuzzy_duplicate`.
+Precedence is that of the source, then the rank of the reading task, then the place in it.
 The result does not depend on the number of workers.
 """
 
@@ -29,7 +29,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.executor import Stage
 
 PART = 2**24
-"""Documents whose keys are in memory at a time, about."""
+"""Documents whose keys are in memory at a time, about: 1 GB."""
 EXACT, FUZZY = "exact_duplicate", "fuzzy_duplicate"
 
 
@@ -40,7 +40,7 @@ class Deduplication:
         """`sources` names the source of each reading task. Raises InputError where precedence names another."""
         if unknown := sorted(set(config.precedence) - set(sources)):
             raise InputError(f"deduplicate.precedence: {', '.join(unknown)} is none of the recipe's sources")
-        order = [*config.precedence, *(name for name in sources if name not in config.precedence)]
+        order = list(dict.fromkeys([*config.precedence, *sources]))
         self._config, self._folder, self._sources = config, folder, sources
         self._ranks = sorted(range(len(sources)), key=lambda rank: order.index(sources[rank]))
         self.verdicts = [folder / "verdicts" / f"{rank:05d}.parquet" for rank in range(len(sources))]
@@ -57,7 +57,7 @@ class Deduplication:
         self._stage("match", parts * (1 + self._config.bands)).run([step], workers)
 
     def cluster(self, workers: int) -> None:
-        """Groups of documents, in one process: 8 bytes a document in memory."""
+        """Groups of documents, in one process with 4 bytes a document in memory, 8 where they are over 2**32."""
         step = Cluster(self._folder, self._ranks, self._config, self._parts())
         self._stage("cluster", 1).run([step], workers)
 
@@ -141,22 +141,15 @@ class Cluster(PipelineStep):  # type: ignore[misc]
         self._folder, self._ranks, self._config, self._parts = folder, ranks, config, parts
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> None:
-        """Writes an array [documents] of each kind."""
+        """Writes an array [documents] of each kind. Documents of one text share all bands, too."""
         numbering = Numbering(self._folder / "signatures", self._ranks)
-        exact, fuzzy = (np.arange(numbering.documents, dtype=numbering.dtype) for _ in range(2))
-        tasks = self._parts * (1 + self._config.bands)
-        for task in range(self._parts):
-            unite(exact, self._pairs(task))
-        _flatten(exact)
-        for task in range(self._parts, tasks):
-            unite(fuzzy, exact[self._pairs(task)])
-        _flatten(fuzzy)
-        for kind, groups in ((EXACT, exact), (FUZZY, fuzzy)):
+        tasks = range(self._parts * (1 + self._config.bands))
+        for kind, those in ((EXACT, tasks[: self._parts]), (FUZZY, tasks[self._parts :])):
+            groups = np.arange(numbering.documents, dtype=numbering.dtype)
+            for task in those:
+                unite(groups, np.load(self._folder / "pairs" / f"{task:05d}.npy"))
+            _flatten(groups)
             save(self._folder / "groups" / f"{kind}.npy", groups)
-
-    def _pairs(self, task: int) -> Array:
-        found: Array = np.load(self._folder / "pairs" / f"{task:05d}.npy")
-        return found
 
 
 def _flatten(groups: Array, at_a_time: int = 2**20) -> None:

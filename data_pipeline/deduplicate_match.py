@@ -77,7 +77,7 @@ def unite(parents: Array, joined: Array) -> None:
     while len(joined):
         tops = np.stack([top(parents, joined[:, 0]), top(parents, joined[:, 1])], axis=1)
         joined = tops[tops[:, 0] != tops[:, 1]]
-        np.minimum.at(parents, joined.max(axis=1), joined.min(axis=1))
+        parents[joined.max(axis=1)] = joined.min(axis=1)  # where one has several, the others are joined the next time
 
 
 def top(parents: Array, numbers: Array) -> Array:
