@@ -6,8 +6,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from data_pipeline.config_base import FilePath, Location, Section
+from data_pipeline.decontaminate_config import Decontaminate
+from data_pipeline.deduplicate_config import Deduplicate
+from data_pipeline.quality_config import FilterConfig
 from data_pipeline.source_config import RunSource
-from data_pipeline.steps.config import Extractor, Linked, StepConfig
+from data_pipeline.steps.config import Extractor, StepConfig
 
 Weight = Annotated[float, Field(ge=0)]
 Exhausted = Literal["error", "stop", "redistribute"]
@@ -125,6 +128,13 @@ class Recipe(Section):
     links: dict[str, RedditLinks] = Field(
         default_factory=dict, description="Lists of links by name, for the step `linked` of sources."
     )
+    filters: dict[str, FilterConfig] = Field(
+        default_factory=dict, description="Quality filters by name, for the step `quality` of sources."
+    )
+    deduplicate: Deduplicate | None = Field(
+        None, description="Leaves out what is in the corpora already; {} takes what is as by default."
+    )
+    decontaminate: Decontaminate | None = Field(None, description="Cuts examples of evaluation sets out.")
     validation_fraction: float = Field(
         0.005, ge=0, lt=1, description="Share of the documents, chosen by the hash of their text, held out of training."
     )
@@ -137,15 +147,30 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _source_names(self) -> "Recipe":
-        for name in (*self.sources, *self.links):
+        sets = self.decontaminate.sets if self.decontaminate is not None else {}
+        for name in (*self.sources, *self.links, *self.filters, *sets):
             if not name.replace("_", "").replace("-", "").isalnum() or not name.isascii():
-                raise ValueError(f"sources.{name}: a source is named by letters, digits, - and _")
-        for name, source in self.sources.items():
-            for step in source.steps:
-                if isinstance(step, Linked) and step.links not in self.links:
-                    raise ValueError(f"sources.{name}.steps: {step.links} is none of the recipe's links")
+                raise ValueError(f"{name}: a source, list, filter or set is named by letters, digits, - and _")
         if len({name.lower() for name in self.sources}) < len(self.sources):
             raise ValueError("sources: two names differ in upper and lower case alone; some disks take them for one")
+        return self
+
+    @model_validator(mode="after")
+    def _names_that_are_there(self) -> "Recipe":
+        for name, source in self.sources.items():
+            for step in source.steps:
+                links, filter_ = getattr(step, "links", None), getattr(step, "filter", None)
+                if links is not None and links not in self.links:
+                    raise ValueError(f"sources.{name}.steps: {links} is none of the recipe's links")
+                if filter_ is not None and filter_ not in self.filters:
+                    raise ValueError(f"sources.{name}.steps: {filter_} is none of the recipe's filters")
+        for name, config in self.filters.items():
+            for each in (*config.positives, *config.negatives):
+                if each not in self.sources:
+                    raise ValueError(f"filters.{name}: {each} is none of the recipe's sources")
+        precedence = self.deduplicate.precedence if self.deduplicate is not None else []
+        if unknown := sorted(set(precedence) - set(self.sources)):
+            raise ValueError(f"deduplicate.precedence: {', '.join(unknown)} is none of the recipe's sources")
         return self
 
 

@@ -16,8 +16,8 @@ _SAMPLES = 3
 class Sample(BaseModel):
     """The first overlap of a document."""
 
-    document: str
-    """Its id."""
+    id: str
+    """The document's."""
     text: str
     """As it stands in the document."""
 
@@ -52,7 +52,7 @@ def report(
         with path.open("rb") as file:
             for line in file:
                 cut = orjson.loads(line)
-                sample = Sample(document=cut["document"], text=cut["text"])
+                sample = Sample(id=cut["document"], text=cut["text"])
                 for number in table.sets_of(cut["grams"]):
                     reports[number].documents_cut += cut["pieces"] > 0
                     reports[number].documents_dropped += cut["pieces"] == 0

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline.durable import to_disk
-from data_pipeline.manifest import SPLITS, SourceEntry, TokenizerEntry
+from data_pipeline.manifest import SPLITS, FilterEntry, SourceEntry, TokenizerEntry
+from data_pipeline.quality import QualityFilter
 from data_pipeline.shards import SUFFIXES, FileEntry, ShardEntry
 from data_pipeline.tokenise import Group, entries_of
 
@@ -21,6 +22,15 @@ def place_tokenizer(made: Path, out: Path) -> TokenizerEntry:
     partial.replace(path)
     encoder = Encoder(path)
     return TokenizerEntry(vocab_size=encoder.vocab_size, end_of_text=encoder.end_of_text, file=FileEntry.of(path))
+
+
+def place_filter(name: str, made: Path, out: Path) -> FilterEntry:
+    """Puts a quality filter into the prepared folder, and describes it."""
+    path, partial = out / f"{name}.filter.npz", out / f".{name}.filter.npz.partial"
+    shutil.copyfile(made, partial)
+    partial.replace(path)
+    filter_ = QualityFilter.load(path)
+    return FilterEntry(file=FileEntry.of(path), auc=filter_.report["auc"], alpha=filter_.alpha)
 
 
 def place_source(source: str, groups: Sequence[Group], counts: Counter[str], out: Path) -> SourceEntry:

@@ -8,12 +8,14 @@ from typing import Any
 
 import xxhash
 
-from data_pipeline import sample, tokenizer
+from data_pipeline import evaluation_sets, sample, tokenizer
 from data_pipeline.config import FileSource, HubSource, Recipe, RedditLinks, SourceConfig, TokenizerConfig
+from data_pipeline.decontaminate_config import Decontaminate
 from data_pipeline.errors import InputError
-from data_pipeline.executor import key_of
+from data_pipeline.executor import hash_of, key_of
 from data_pipeline.finding import each_once, files_of_kind, names_of
 from data_pipeline.manifest import FORMAT_VERSION
+from data_pipeline.quality_config import FilterConfig
 from data_pipeline.reading import Task
 
 log = logging.getLogger("thalweg.prepare")
@@ -93,9 +95,13 @@ def recipe_hash(recipe: Recipe, inputs: Sequence[Inputs]) -> str:
     Where the files lie does not matter. What is as by default is left out, so that a release which knows more has the
     same hash of what was asked.
     """
-    whole = recipe.model_dump(mode="json", exclude_defaults=True, exclude={"sources", "links", "tokenizer"})
+    elsewhere = {"sources", "links", "tokenizer", "filters", "decontaminate"}
+    whole = recipe.model_dump(mode="json", exclude_defaults=True, exclude=elsewhere)
     corpora = {each.source: [described(each.config), _sizes(each)] for each in inputs}
-    return key_of(FORMAT_VERSION, whole, described_tokenizer(recipe.tokenizer), corpora)
+    return key_of(
+        FORMAT_VERSION, whole, described_tokenizer(recipe.tokenizer), corpora, _described_filters(recipe.filters),
+        _described_sets(recipe.decontaminate),
+    )  # fmt: skip
 
 
 def described(config: SourceConfig | RedditLinks) -> dict[str, Any]:
@@ -112,6 +118,26 @@ def described_tokenizer(config: TokenizerConfig) -> dict[str, Any]:
     if config.path is not None:
         files = tokenizer.files_of(config.path)
         plain["path"] = [xxhash.xxh3_64_hexdigest(file.read_bytes()) for file in files if file.is_file()]
+    return plain
+
+
+def _described_filters(configs: dict[str, FilterConfig]) -> dict[str, Any]:
+    """What decides the filters; of one that was trained before the hash of its file."""
+    return {
+        name: hash_of(config.path) if config.path is not None else config.model_dump(mode="json", exclude_defaults=True)
+        for name, config in configs.items()
+    }
+
+
+def _described_sets(config: Decontaminate | None) -> dict[str, Any] | None:
+    """What decides about evaluation sets; of files names and sizes."""
+    if config is None:
+        return None
+    plain = config.model_dump(mode="json", exclude_defaults=True)
+    for name, each in config.sets.items():
+        plain["sets"][name]["paths"] = [
+            (path.name, path.stat().st_size) for path in evaluation_sets.files_of(name, each)
+        ]
     return plain
 
 

@@ -45,6 +45,14 @@ class LinksEntry(BaseModel):
     addresses: int
 
 
+class FilterEntry(BaseModel):
+    """One quality filter: its file, how well it tells the sides apart, and the alpha by which it keeps documents."""
+
+    file: FileEntry
+    auc: float
+    alpha: float
+
+
 class Manifest(BaseModel):
     """Everything that a reader of a prepared folder needs to know."""
 
@@ -53,6 +61,7 @@ class Manifest(BaseModel):
     tokenizer: TokenizerEntry
     sources: dict[str, SourceEntry]
     links: dict[str, LinksEntry] = Field(default_factory=dict)
+    filters: dict[str, FilterEntry] = Field(default_factory=dict)
 
     @staticmethod
     def load(folder: Path) -> tuple["Manifest", str]:
@@ -92,4 +101,5 @@ class Manifest(BaseModel):
     def files(self) -> dict[str, FileEntry]:
         """Every file of the folder but the manifest, by its name there."""
         shards = {shard.name + suffix: entry for shard in self.shards() for suffix, entry in shard.files.items()}
-        return {"tokenizer.json": self.tokenizer.file} | shards
+        filters = {f"{name}.filter.npz": entry.file for name, entry in self.filters.items()}
+        return {"tokenizer.json": self.tokenizer.file} | filters | shards

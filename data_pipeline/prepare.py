@@ -1,8 +1,11 @@
 """From a recipe to a prepared folder, in stages of which each does only what is not done.
 
     .work/link/  keys/  lists/    lists of links, where the recipe has any
+    .work/learn/  filters/        quality filters, trained on a sample of the documents
     .work/read/  documents/       one file of documents a task
     .work/samples/                and of each step a few that it kept and dropped
+    .work/deduplicate/            what of them is left out, for which twin
+    .work/decontaminate/          where they have examples of evaluation sets
     .work/tokenizer/              tokenizer.json
     .work/tokenise/  shards/
     <source>/<split>/00000.*      the shards under their names, tokenizer.json, manifest.json last
@@ -21,23 +24,26 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from datatrove.pipeline.base import PipelineStep
 from filelock import FileLock, Timeout
 
 from data_pipeline import prepare_report, sample
-from data_pipeline.config import Corpus, FileSource, Recipe
+from data_pipeline.config import FileSource, Recipe
+from data_pipeline.decontaminate import Decontamination
+from data_pipeline.deduplicate import Deduplication, DropDuplicates, pairs_of_sources
 from data_pipeline.documents import DropEmpty, ReadDocuments, WriteDocuments
 from data_pipeline.durable import room_on
 from data_pipeline.errors import InputError
 from data_pipeline.executor import Stage, hash_of, key_of
-from data_pipeline.finish import place_source, place_tokenizer, those_of
+from data_pipeline.filters import Filters
+from data_pipeline.finish import place_filter, place_source, place_tokenizer, those_of
 from data_pipeline.inputs import LINKS, Inputs, described, described_tokenizer, files_of, find, recipe_hash
 from data_pipeline.links import CollectLinks, merge
 from data_pipeline.make_tokenizer import MakeTokenizer
 from data_pipeline.manifest import FORMAT_VERSION, LinksEntry, Manifest
 from data_pipeline.reading import ReadFiles, Task
 from data_pipeline.samples import merged
-from data_pipeline.steps.apply import ApplySteps
-from data_pipeline.steps.config import Linked
+from data_pipeline.steps.apply import ApplySteps, made_before
 from data_pipeline.tokenise import Group, Tokenise, group_files
 
 log = logging.getLogger("thalweg.prepare")
@@ -124,6 +130,8 @@ def _begin_anew(out: Path) -> None:
     (out / "manifest.json").unlink()
     for source in manifest.sources:
         shutil.rmtree(out / source, ignore_errors=True)
+    for name in manifest.filters:
+        (out / f"{name}.filter.npz").unlink(missing_ok=True)
 
 
 class _Preparation:
@@ -138,15 +146,21 @@ class _Preparation:
         self._documents = [
             self._work / "documents" / task.source / f"{index:05d}.jsonl.zst" for index, task in enumerate(self._tasks)
         ]
+        self._sources = [task.source for task in self._tasks]
         self._samples = [self._work / "samples" / f"{rank:05d}.json" for rank in range(len(self._tasks))]
         self._lists = self._work / "lists"
-        self._filters = self._work / "filters"
+        self._filters = Filters(recipe.filters, self._work)
+        self._duplicates: Deduplication | None = None
+        self._overlaps: Decontamination | None = None
         self._tokenizer = self._work / "tokenizer" / "tokenizer.json"
 
     def run(self) -> Manifest:
         self._make_samples()
         self._link()
+        self._filters.make(self._tasks, self._lists, self._workers)
         self._read()
+        self._deduplicate()
+        self._decontaminate()
         self._make_tokenizer()
         self._tokenise()
         return self._finish()
@@ -188,7 +202,11 @@ class _Preparation:
         self._reading = Stage(self._work / "read", [self._read_key(task) for task in self._tasks])
         self._forget_damage(self._reading)
         reader = ReadFiles(self._tasks, self._recipe.damaged_files)
-        steps = [DropEmpty(), ApplySteps(self._tasks, self._lists, self._filters, self._samples), WriteDocuments(self._documents)]
+        steps = [
+            DropEmpty(),
+            ApplySteps(self._tasks, self._lists, self._filters.folder, self._samples),
+            WriteDocuments(self._documents),
+        ]
         self._reading.run([reader, *steps], self._workers)
         for name in self._recipe.sources:
             counts = self._counts(name)
@@ -196,9 +214,7 @@ class _Preparation:
                 raise InputError(f"sources.{name}: no document is left of the {counts['read']:,} that were read")
 
     def _read_key(self, task: Task) -> str:
-        assert isinstance(task.config, Corpus)
-        lists = [step.links for step in task.config.steps if isinstance(step, Linked)]
-        made = [hash_of(self._lists / f"{name}.npy") for name in lists]
+        made = made_before(task, self._lists, self._filters.folder)
         return key_of(FORMAT_VERSION, task.source, described(task.config), files_of(task), made)
 
     def _forget_damage(self, stage: Stage) -> None:
@@ -214,6 +230,27 @@ class _Preparation:
     def _counts(self, source: str) -> Counter[str]:
         return sum((self._reading.counts(rank) for rank in self._ranks(source)), Counter())
 
+    def _deduplicate(self) -> None:
+        if self._recipe.deduplicate is not None:
+            log.info("deduplicating")
+            self._duplicates = Deduplication(self._recipe.deduplicate, self._work / "deduplicate", self._sources)
+            self._duplicates.find([self._reader()], self._reading.keys, self._workers)
+
+    def _decontaminate(self) -> None:
+        if self._recipe.decontaminate is not None:
+            self._overlaps = Decontamination(self._recipe.decontaminate, self._work / "decontaminate")
+            drop = [DropDuplicates(self._duplicates.verdicts)] if self._duplicates else []
+            self._overlaps.find([self._reader(), *drop], self._left_keys(), self._workers)
+
+    def _reader(self) -> ReadDocuments:
+        return ReadDocuments([[rank] for rank in range(len(self._tasks))], self._documents)
+
+    def _left_keys(self) -> list[str]:
+        """What decides the documents of each reading task that deduplication leaves."""
+        if self._duplicates is None:
+            return self._reading.keys
+        return [key_of(key, self._duplicates.key(rank)) for rank, key in enumerate(self._reading.keys)]
+
     def _make_tokenizer(self) -> None:
         learned_from = self._reading.keys if self._recipe.tokenizer.train is not None else []
         stage = Stage(self._tokenizer.parent, [key_of(described_tokenizer(self._recipe.tokenizer), learned_from)])
@@ -222,16 +259,25 @@ class _Preparation:
 
     def _tokenise(self) -> None:
         self._groups = [group for source in self._recipe.sources for group in self._groups_of(source)]
+        self._group_samples = [self._work / "samples" / "groups" / f"{at:05d}.json" for at in range(len(self._groups))]
+        self._tokenising = Stage(self._work / "tokenise", self._group_keys())
+        log.info("tokenising: %d tasks", self._tokenising.tasks)
+        blocks: list[PipelineStep] = [ReadDocuments([group.files for group in self._groups], self._documents)]
+        if self._duplicates:
+            blocks.append(DropDuplicates(self._duplicates.verdicts, self._group_samples))
+        if self._overlaps:
+            blocks.append(self._overlaps.cut(len(self._groups)))
+        fraction, size = self._recipe.validation_fraction, self._recipe.shard_tokens
+        self._tokenising.run([*blocks, Tokenise(self._groups, self._tokenizer, fraction, size)], self._workers)
+
+    def _group_keys(self) -> list[str]:
         decided = [self._recipe.validation_fraction, self._recipe.shard_tokens, hash_of(self._tokenizer)]
-        keys = [
-            key_of(*decided, group.source, group.out.name, [self._reading.keys[rank] for rank in group.files])
+        left = self._left_keys()
+        cut = [self._overlaps.key(rank) if self._overlaps else "" for rank in range(len(self._tasks))]
+        return [
+            key_of(*decided, group.source, group.out.name, [(left[rank], cut[rank]) for rank in group.files])
             for group in self._groups
         ]
-        self._tokenising = Stage(self._work / "tokenise", keys)
-        log.info("tokenising: %d tasks", self._tokenising.tasks)
-        reader = ReadDocuments([group.files for group in self._groups], self._documents)
-        shards = Tokenise(self._groups, self._tokenizer, self._recipe.validation_fraction, self._recipe.shard_tokens)
-        self._tokenising.run([reader, shards], self._workers)
 
     def _groups_of(self, source: str) -> list[Group]:
         files = [(rank, self._reading.counts(rank)["text_bytes"]) for rank in self._ranks(source)]
@@ -248,10 +294,26 @@ class _Preparation:
             tokenizer=place_tokenizer(self._tokenizer, self._out),
             sources=sources,
             links={name: self._links_entry(name) for name in self._recipe.links},
+            filters={
+                name: place_filter(name, self._filters.folder / f"{name}.npz", self._out)
+                for name in self._recipe.filters
+            },
         )
-        samples = {name: merged(self._samples[rank] for rank in self._ranks(name)) for name in self._recipe.sources}
-        prepare_report.write(self._out, manifest, counts, samples)
+        self._report(manifest, counts)
         manifest.save(self._out)
         tokens = sum(source.tokens for source in sources.values())
         log.info("%s: %s tokens in %d shards", self._out, f"{tokens:,}", len(list(manifest.shards())))
         return manifest
+
+    def _report(self, manifest: Manifest, counts: dict[str, Counter[str]]) -> None:
+        paths = {name: [self._samples[rank] for rank in self._ranks(name)] for name in self._recipe.sources}
+        parts: dict[str, prepare_report.Report] = {"filters": self._filters.report()}
+        if self._duplicates:
+            for group, path in zip(self._groups, self._group_samples, strict=True):
+                paths[group.source].append(path)
+            parts["duplicates"] = {"pairs": pairs_of_sources(self._sources, self._duplicates.verdicts)}
+        if self._overlaps:
+            found = self._overlaps.report(len(self._groups))
+            parts["evaluation_sets"] = {name: each.model_dump() for name, each in found.items()}
+        samples = {name: merged(some) for name, some in paths.items()}
+        prepare_report.write(self._out, manifest, counts, samples, **parts)

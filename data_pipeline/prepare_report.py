@@ -82,8 +82,14 @@ def _page(report: Report) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = lambda value: f"{value:,}"
     environment.filters["length"] = lambda value: _short(2**value)
+    environment.filters["binned"] = _binned
     template = files("data_pipeline").joinpath("prepare_report.html.j2").read_text(encoding="utf-8")
     return environment.from_string(template).render(report=report)
+
+
+def _binned(histograms: dict[str, list[int]]) -> dict[str, list[tuple[float, int]]]:
+    """Of numbers in equal parts of 0 to 1 the parts' beginnings with them."""
+    return {kind: [(at / len(bins), number) for at, number in enumerate(bins)] for kind, bins in histograms.items()}
 
 
 def _short(number: float) -> str:

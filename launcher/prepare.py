@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import Counter
 from pathlib import Path
 
 from filelock import FileLock
@@ -40,20 +41,26 @@ def ensure_prepared(data: DataConfig) -> None:
 
 
 def report_table(manifest: Manifest, out: Path) -> Table:
-    """Per source the documents read, dropped by reason and kept, the tokens, and what was masked, if anything was."""
+    """Per source the documents read, dropped by step or reason and kept, the tokens, and what was masked and cut."""
     sources = summary(manifest)["sources"]
-    masks = any(source["masked"] for source in sources.values())
+    more = [name for name in ("masked", "split") if any(source[name] for source in sources.values())]
     table = Table(title=f"Prepared in {out}")
-    for column in ("source", "read", "dropped", "kept", "of these held out", "tokens", *(["masked"] if masks else [])):
-        table.add_column(column, justify="left" if column in ("source", "dropped", "masked") else "right")
+    for column in ("source", "read", "dropped", "kept", "of these held out", "tokens", *more):
+        is_text = column in ("source", "dropped", *more)
+        table.add_column(column, justify="left" if is_text else "right", overflow="fold")
     for name, source in sources.items():
         counts = [f"{source[key]:,}" for key in ("documents", "validation_documents", "tokens")]
-        masked = [_each(source["masked"])] if masks else []
-        table.add_row(name, f"{source['read']:,}", _each(source["dropped"]), *counts, *masked)
+        table.add_row(
+            name, f"{source['read']:,}", _each(source["dropped"]), *counts, *(_each(source[name]) for name in more)
+        )
     for name, entry in manifest.links.items():
         table.add_row(f"links.{name}", f"{entry.read:,}", _each(entry.dropped), f"{entry.addresses:,} addresses")
     return table
 
 
 def _each(counts: dict[str, int]) -> str:
-    return "\n".join(f"{count:,} {what}" for what, count in counts.items()) or "-"
+    """Reasons of one step, which begin with its name and a colon, together: prepare.json has them one by one."""
+    steps = Counter[str]()
+    for what, count in counts.items():
+        steps[what.partition(":")[0]] += count
+    return "\n".join(f"{count:,} {what}" for what, count in steps.items()) or "-"

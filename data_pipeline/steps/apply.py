@@ -8,6 +8,7 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from data_pipeline.config import Corpus
+from data_pipeline.executor import hash_of
 from data_pipeline.reading import Task
 from data_pipeline.samples import Samples
 from data_pipeline.steps.base import Step
@@ -43,7 +44,9 @@ class ApplySteps(PipelineStep):  # type: ignore[misc]
         config = self._tasks[rank].config
         assert isinstance(config, Corpus)
         names = names_of([step.kind for step in config.steps])
-        steps = [(name, _made(each, self._lists, self._filters)) for name, each in zip(names, config.steps, strict=True)]
+        steps = [
+            (name, _made(each, self._lists, self._filters)) for name, each in zip(names, config.steps, strict=True)
+        ]
         counts, samples = Counter[str](), Samples()
         for document in data:
             for name, step in steps:
@@ -58,6 +61,18 @@ class ApplySteps(PipelineStep):  # type: ignore[misc]
         for name, count in counts.items():
             self.stat_update(name, value=count)
         samples.save(self._samples[rank])
+
+
+def made_before(task: Task, lists: Path, filters: Path) -> list[str]:
+    """Hashes of the lists and filters that a task's steps look into."""
+    assert isinstance(task.config, Corpus)
+    paths = list[Path]()
+    for step in task.config.steps:
+        if (links := getattr(step, "links", None)) is not None:
+            paths += sorted(lists.glob(f"{links}.*"))
+        if isinstance(step, Quality):
+            paths.append(filters / f"{step.filter}.npz")
+    return [hash_of(path) for path in paths]
 
 
 def names_of(kinds: list[str]) -> list[str]:

@@ -90,7 +90,7 @@ def test_a_filter_is_the_same_in_whatever_order_its_examples_came(tmp_path: Path
         found = examples(tmp_path / name / "examples", order)
         negatives = {"crawl": found.pop("crawl")}
         step = FitFilter("good", CONFIG, found, negatives, tmp_path / name / "filters" / "good.npz")
-        stage = Stage(tmp_path / name / "fit", 1)
+        stage = Stage(tmp_path / name / "fit", ["key"])
         stage.run([step], workers=1)
         assert stage.counts(0) == {"positives": 200, "negatives": 200}
     names = ["good.npz", "good.report.json"]
