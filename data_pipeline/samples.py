@@ -29,19 +29,23 @@ class Samples:
 
     def look(self, step: str, outcome: str, document: Document, text: str | None = None, **more: Any) -> None:
         """A document that `step` brought to an `outcome`: kept, or dropped; `text`, where it is not the document's."""
-        key = xxhash.xxh3_64_intdigest(document.id.encode(), seed=1)
+        shown = (document.text if text is None else text)[:CHARACTERS]
+        key = xxhash.xxh3_64_intdigest(f"{document.id} {shown}".encode(), seed=1)
         heap = self._found.setdefault((step, outcome), [])
         if len(heap) == MOST and -heap[0][0] <= key:
             return
         sample = {"id": document.id, "url": document.metadata.get("url"), **more}
-        sample["text"] = (document.text if text is None else text)[:CHARACTERS]
+        sample["text"] = shown
         self._seen += 1
         (heapq.heappush if len(heap) < MOST else heapq.heapreplace)(heap, (-key, -self._seen, sample))
 
     def save(self, path: Path) -> None:
         """Writes them to a file, which is whole or not there."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        found = [[*names, sorted([-key, sample] for key, _, sample in heap)] for names, heap in self._found.items()]
+        found = [
+            [*names, [[-key, sample] for key, _, sample in sorted(heap, key=lambda each: each[:2], reverse=True)]]
+            for names, heap in self._found.items()
+        ]
         write_whole(path, orjson.dumps(found).decode())
 
 
