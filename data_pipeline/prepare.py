@@ -28,6 +28,8 @@ from data_pipeline import sample
 from data_pipeline.config import Corpus, FileSource, Recipe
 from data_pipeline.documents import DropEmpty, WriteDocuments, read_documents
 from data_pipeline.durable import to_disk, write_whole
+from data_pipeline.engines.base import Engine
+from data_pipeline.engines.local import Local
 from data_pipeline.errors import InputError
 from data_pipeline.executor import Stage
 from data_pipeline.inputs import LINKS, Inputs, find, plan_of, recipe_hash, state_of
@@ -42,8 +44,10 @@ from data_pipeline.tokenise import Group, Tokenise, entries_of, group_files
 log = logging.getLogger("thalweg.prepare")
 
 
-def prepare(recipe: Recipe, out: Path, workers: int = os.cpu_count() or 1) -> Manifest:
+def prepare(recipe: Recipe, out: Path, workers: int = os.cpu_count() or 1, engine: Engine | None = None) -> Manifest:
     """Prepares `recipe` into the folder `out`, or finishes what an earlier call began.
+
+    By so many processes of this machine, unless another `engine` is given.
 
     Raises InputError for bad input, and where `out` holds something else.
     """
@@ -58,7 +62,7 @@ def prepare(recipe: Recipe, out: Path, workers: int = os.cpu_count() or 1) -> Ma
     with FileLock(out / ".work" / "lock"):
         finished = _finished(recipe, inputs, out)
         if finished is None:
-            finished = _Preparation(recipe, inputs, out, workers).run()
+            finished = _Preparation(recipe, inputs, out, engine or Local(workers)).run()
         shutil.rmtree(out / ".work", ignore_errors=True)
     return finished
 
@@ -84,8 +88,8 @@ def _finished(recipe: Recipe, inputs: list[Inputs], out: Path) -> Manifest | Non
 class _Preparation:
     """One preparation that is under way."""
 
-    def __init__(self, recipe: Recipe, inputs: list[Inputs], out: Path, workers: int) -> None:
-        self._recipe, self._inputs, self._out, self._workers = recipe, inputs, out, workers
+    def __init__(self, recipe: Recipe, inputs: list[Inputs], out: Path, engine: Engine) -> None:
+        self._recipe, self._inputs, self._out, self._engine = recipe, inputs, out, engine
         self._work = out / ".work"
         tasks = [task for each in inputs for task in each.tasks()]
         self._tasks: list[Task] = [task for task in tasks if not task.source.startswith(LINKS)]
@@ -110,7 +114,7 @@ class _Preparation:
         step = Tokenise(
             groups, self._work / "tokenizer.json", self._recipe.validation_fraction, self._recipe.shard_tokens
         )
-        tokenising.run([step], self._workers)
+        tokenising.run([step], self._engine)
         return self._finish(groups)
 
     def _begin(self) -> None:
@@ -163,7 +167,7 @@ class _Preparation:
             return
         log.info("links: %d lists, %d tasks", len(self._recipe.links), len(self._link_tasks))
         reader = ReadFiles(self._link_tasks, self._recipe.damaged_files)
-        self._linking.run([reader, CollectLinks(self._keys)], self._workers)
+        self._linking.run([reader, CollectLinks(self._keys)], self._engine)
         for name in self._recipe.links:
             path = self._lists / f"{name}.npy"
             if not path.exists() and merge([self._keys[rank] for rank in self._link_ranks(name)], path) == 0:
@@ -181,7 +185,7 @@ class _Preparation:
         log.info("reading: %d sources, %d tasks", len(self._inputs), len(self._tasks))
         reader = ReadFiles(self._tasks, self._recipe.damaged_files)
         steps = [DropEmpty(), ApplySteps(self._tasks, self._lists), WriteDocuments(self._documents)]
-        self._reading.run([reader, *steps], self._workers)
+        self._reading.run([reader, *steps], self._engine)
         for name in self._recipe.sources:
             counts = self._counts(name)
             if not counts["documents"]:
