@@ -61,7 +61,7 @@ class Executor(StrEnum):
 
 
 @app.command(
-    epilog="Examples: thalweg prepare configs/data/sample.yaml --out prepared/sample; on a cluster: "
+    epilog="Example: thalweg prepare configs/data/sample.yaml --out prepared/sample; on a cluster: "
     "thalweg prepare crawl.yaml --out /shared/crawl --executor slurm --partition cpu --time 4h"
 )
 def prepare(
@@ -78,7 +78,7 @@ def prepare(
     time: Annotated[str | None, typer.Option(help="Of Slurm: limit of one job, as 4h or 4:00:00; site.yaml's.")] = None,
     partition: Annotated[str | None, typer.Option(help="Of Slurm; site.yaml's.")] = None,
     account: Annotated[str | None, typer.Option(help="Of Slurm: whose hours are used; site.yaml's.")] = None,
-    memory: Annotated[str | None, typer.Option(help="Of Slurm: memory of one job, which has one core; 4G.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Of Slurm: memory of one job, which has one core; 4Gi.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Turn raw corpora into token shards. Runs again only what is not done.

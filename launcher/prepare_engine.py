@@ -20,19 +20,20 @@ def engine_of(executor: str, workers: int | None, recipe: Path, asked: dict[str,
     `asked` is what each job of Slurm's asks for; what it leaves out stands in a site.yaml. Raises InputError where
     another engine is given any of it.
     """
-    given = [f"{key}={value}" for key, value in asked.items() if value is not None]
+    given = {key: value for key, value in asked.items() if value is not None}
     if executor == "slurm":
-        return _slurm(workers, recipe, override(override({}, ["memory=4G"]), given))
+        return _slurm(workers, recipe, given)
     if given:
-        raise InputError(f"--{given[0].partition('=')[0]}: goes with --executor slurm alone; leave it out")
+        raise InputError(f"--{next(iter(given))}: goes with --executor slurm alone; leave it out")
     if executor == "ray":
         return Ray(workers)
     return Local(workers) if workers else Local()
 
 
-def _slurm(workers: int | None, recipe: Path, asked: dict[str, Any]) -> Slurm:
+def _slurm(workers: int | None, recipe: Path, asked: dict[str, str]) -> Slurm:
     """Jobs of one core each. Of what site.yaml says, cores and memory are those of whole nodes."""
-    site, options = read_site(recipe, {}), validate(Resources, asked, Path("options"))
+    sized: dict[str, Any] = override({}, [f"memory={asked.get('memory', '4Gi')}"])
+    site, options = read_site(recipe, {}), validate(Resources, asked | sized, Path("options"))
     if site.container:
         raise InputError(
             "container: the jobs of --executor slurm run outside of containers; give another site.yaml beside "

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
+from socket import gethostname
 from typing import Protocol
 
 from datatrove.executor import LocalPipelineExecutor
@@ -56,6 +57,8 @@ class Tasks(PipelineExecutor):  # type: ignore[misc]
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
         loguru_logger.disable("datatrove")
+        if not self.folder.is_dir():
+            raise TaskError(f"{self.folder}: is not there on {gethostname()}; it must be on a disk that all share")
         (self.folder / "locks").mkdir(exist_ok=True)
         task, notes = self._for_one_task(), _Notes()
         task._notes = notes

@@ -53,10 +53,11 @@ def _results(ray: Any, tasks: list[Any]) -> None:
     """Waits for tasks. Raises what one of them raised, as it did."""
     try:
         ray.get(tasks)
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
     except ray.exceptions.RayError as error:
-        raise TaskError(f"Ray lost a task: {' '.join(str(error).split())}; the same command goes on") from None
+        cause = getattr(error, "cause", None) or error
+        if not isinstance(cause, ray.exceptions.RayError):
+            raise cause from None
+        raise TaskError(f"Ray lost a task: {str(cause).splitlines()[0]}") from None
 
 
 def _started(workers: int | None) -> Any:

@@ -64,6 +64,7 @@ class Slurm:
         name = stage.job_name
         before = tasks + 1
         while left := stage.incomplete():
+            _check_installed()
             if len(left) == before:
                 raise stage.failure(left)
             if before <= tasks:
@@ -95,11 +96,8 @@ class _Array(Tasks, SlurmPipelineExecutor):  # type: ignore[misc]
         self.own_folder()
 
     def incomplete(self) -> list[int]:
-        """The tasks that are not done. A name that is made in a folder of NFS lets this machine see it as it is."""
-        look = self.folder / "completions" / ".look"
-        look.parent.mkdir(exist_ok=True)
-        look.touch()
-        look.unlink()
+        """The tasks that are not done."""
+        _look_anew(self.folder / "completions")
         return self.get_incomplete_ranks()  # type: ignore[no-any-return]
 
     def submit(self, ranks: list[int]) -> None:
@@ -164,6 +162,7 @@ class _Array(Tasks, SlurmPipelineExecutor):  # type: ignore[misc]
 
     def raise_error(self) -> None:
         """Raises what the first of the tasks that failed raised, if any did."""
+        _look_anew(self.folder / "errors")
         for path in self._errors():
             error = pickle.loads(path.read_bytes())
             error.add_note(f"in task {int(path.stem)} of {self.folder}; what it printed is in {self.slurm_logs_folder}")
@@ -192,13 +191,24 @@ def _pickled(error: Exception) -> bytes:
     return made
 
 
-def _array_limit() -> int:
-    """The most jobs that an array may have. Raises InputError where there is no Slurm."""
+def _look_anew(folder: Path) -> None:
+    """Has this machine see a folder of NFS as it is, which it does where a name is made by itself."""
+    folder.mkdir(exist_ok=True)
+    look = folder / ".look"
+    look.touch()
+    look.unlink()
+
+
+def _check_installed() -> None:
     if any(shutil.which(program) is None for program in ("sbatch", "squeue", "scancel", "scontrol")):
         raise InputError("--executor slurm: sbatch is not on this machine; run this on a login node of the cluster")
+
+
+def _array_limit() -> int:
+    """The most jobs that an array may have."""
     told = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False).stdout
-    sizes = [line.split("=")[1] for line in told.splitlines() if line.startswith("MaxArraySize")]
-    return min(MOST_JOBS, *map(int, sizes)) if sizes else MOST_JOBS
+    sizes = [int(line.split("=")[1]) for line in told.splitlines() if line.startswith("MaxArraySize")]
+    return max(1, min(MOST_JOBS, *sizes)) if sizes else MOST_JOBS
 
 
 def _states(name: str) -> list[str] | None:
@@ -235,8 +245,9 @@ def _cancelling(name: str) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        _cancel(name)
-        log.info("the jobs were taken out of the queue; the same command goes on")
+        if _states(name) != []:
+            _cancel(name)
+            log.info("the jobs were taken out of the queue; the same command goes on")
         raise
     finally:
         for number, earlier in before.items():
