@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from corpora import contents, pages_warc, recipe
 from data_pipeline.engines.base import Engine, ProcessTasks
 from data_pipeline.engines.local import Local
 from data_pipeline.engines.ray import Ray
 from data_pipeline.engines.slurm import Slurm
 from data_pipeline.errors import InputError, TaskError
 from data_pipeline.executor import Stage
+from data_pipeline.prepare import prepare
 from engine_steps import Told
 
 
@@ -152,3 +154,13 @@ def test_a_machine_without_slurm(step: Told, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="sbatch is not on this machine"):
         Stage(tmp_path / "stage", 4).run([step], Slurm())
+
+
+@pytest.mark.slow
+def test_ray_makes_the_same_folder(ray: Ray, tmp_path: Path) -> None:
+    for n in range(3):
+        pages_warc(tmp_path / f"{n}.warc.gz", 20)
+    wanted = recipe({"web": {"kind": "warc", "paths": [tmp_path / "*.warc.gz"]}}, shard_tokens=1000)
+    prepare(wanted, tmp_path / "here", workers=1)
+    prepare(wanted, tmp_path / "there", engine=ray)
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
