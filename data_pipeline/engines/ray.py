@@ -32,25 +32,19 @@ class Ray:
         ray = _started(self.workers)
         run_task = ray.remote(num_cpus=1, max_retries=3)(ProcessTasks.run_task)
         shared, left = ray.put(stage), iter(ranks)
-        running: list[Any] = []
+        at_once, running = self.workers or AHEAD, list[Any]()
         try:
-            while begun := [run_task.remote(shared, rank) for rank in islice(left, self._at_once - len(running))]:
-                running += begun
+            while running := running + [run_task.remote(shared, rank) for rank in islice(left, at_once - len(running))]:
                 done, running = ray.wait(running)
                 _results(ray, done)
-            _results(ray, running)
         except BaseException:
             for task in running:
                 ray.cancel(task, force=True)
             raise
 
-    @property
-    def _at_once(self) -> int:
-        return self.workers or AHEAD
-
 
 def _results(ray: Any, tasks: list[Any]) -> None:
-    """Waits for tasks. Raises what one of them raised, as it did."""
+    """Raises what one of the tasks raised, as it did."""
     try:
         ray.get(tasks)
     except ray.exceptions.RayError as error:
