@@ -44,6 +44,7 @@ from step import machine
 from data_pipeline.deduplicate import Deduplication, Signatures, verdicts
 from data_pipeline.deduplicate_config import Deduplicate
 from data_pipeline.documents import WriteDocuments, read_documents
+from data_pipeline.engines.local import Local
 from data_pipeline.minhash import WORD, fold, shingles, sign
 from data_pipeline.steps.words import Words
 
@@ -151,7 +152,7 @@ def fresh(folder: Path) -> Path:
 def deduplicated(folder: Path, paths: list[Path]) -> Deduplication:
     """Ours."""
     made = Deduplication(CONFIG, folder, ["a"] * TASKS)
-    made.find([ReadFile(paths)], [""] * TASKS, 1)
+    made.find([ReadFile(paths)], [""] * TASKS, Local(1))
     return made
 
 

@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 
 from data_pipeline.decontaminate_config import Decontaminate
 from data_pipeline.decontamination_report import SetReport, report
+from data_pipeline.engines.base import Engine
+from data_pipeline.engines.local import Local
 from data_pipeline.errors import InputError
 from data_pipeline.evaluation_sets import files_of, texts_of
 from data_pipeline.executor import Stage, hash_of, key_of
@@ -212,7 +214,7 @@ class Decontamination:
         self._table, self._counts = folder / "grams.npz", folder / "counts.npy"
         self._hits: list[Path] = []
 
-    def find(self, head: Sequence[PipelineStep], keys: Sequence[str], workers: int) -> None:
+    def find(self, head: Sequence[PipelineStep], keys: Sequence[str], engine: Engine) -> None:
         """Finds the overlaps, and counts them, as far as that is not done.
 
         `head` is the pipeline that gives the documents of each reading task, `keys` what decides these. Raises
@@ -221,12 +223,12 @@ class Decontamination:
         self._hits = [self._folder / "hits" / f"{rank:05d}.hits" for rank in range(len(keys))]
         sets = self._config.model_dump(mode="json", include={"sets", "ngram"})
         state = {name: _state(files_of(name, each)) for name, each in self._config.sets.items()}
-        Stage(self._folder / "table", [key_of(sets, state)]).run([MakeTable(self._config, self._table)], 1)
+        Stage(self._folder / "table", [key_of(sets, state)]).run([MakeTable(self._config, self._table)], Local(1))
         table = hash_of(self._table)
         finding = Stage(self._folder / "find", [key_of(table, key) for key in keys])
-        finding.run([*head, FindOverlaps(self._table, self._hits)], workers)
+        finding.run([*head, FindOverlaps(self._table, self._hits)], engine)
         counting = Stage(self._folder / "count", [key_of(finding.keys)])
-        counting.run([CountGrams(self._table, self._hits, self._counts)], 1)
+        counting.run([CountGrams(self._table, self._hits, self._counts)], engine)
 
     def key(self, task: int) -> str:
         """What decides how the documents of a reading task are cut."""

@@ -25,6 +25,7 @@ from datatrove.pipeline.base import PipelineStep
 from data_pipeline.deduplicate_config import Deduplicate
 from data_pipeline.deduplicate_files import Array, Numbering, SignatureFiles, save, whole
 from data_pipeline.deduplicate_match import Alike, EqualShare, all_alike, by_rank, pairs, top, unite
+from data_pipeline.engines.base import Engine
 from data_pipeline.errors import InputError
 from data_pipeline.executor import Stage, hash_of, key_of
 from data_pipeline.samples import Samples
@@ -46,7 +47,7 @@ class Deduplication:
         self._ranks = sorted(range(len(sources)), key=lambda rank: order.index(sources[rank]))
         self.verdicts = [folder / "verdicts" / f"{rank:05d}.parquet" for rank in range(len(sources))]
 
-    def find(self, reader: Sequence[PipelineStep], keys: Sequence[str], workers: int) -> None:
+    def find(self, reader: Sequence[PipelineStep], keys: Sequence[str], engine: Engine) -> None:
         """Finds what is to be dropped, as far as that is not done.
 
         `reader` yields the documents of each reading task, as they were read, and `keys` are what decides these.
@@ -55,16 +56,16 @@ class Deduplication:
         hashes = self._config.model_dump(include={"ngram", "bands", "rows", "seed"})
         is_kept = self._config.threshold is not None
         signing = Stage(folder / "sign", [key_of(hashes, is_kept, key) for key in keys])
-        signing.run([*reader, Signatures(folder / "signatures", self._config)], workers)
+        signing.run([*reader, Signatures(folder / "signatures", self._config)], engine)
         parts = max(1, -(-Numbering(folder / "signatures", ranks).documents // PART))
         tasks = range(parts * (1 + self._config.bands))
         all_of_it = key_of(signing.keys, ranks, self._config.threshold, parts)
         matching = Stage(folder / "match", [key_of(all_of_it, task) for task in tasks])
-        matching.run([Match(folder, ranks, self._config, parts)], workers)
+        matching.run([Match(folder, ranks, self._config, parts)], engine)
         # In one process, with 4 bytes a document in memory, 8 where they are over 2**32.
-        Stage(folder / "cluster", [key_of(all_of_it)]).run([Cluster(folder, ranks, self._config, parts)], workers)
+        Stage(folder / "cluster", [key_of(all_of_it)]).run([Cluster(folder, ranks, self._config, parts)], engine)
         judging = Stage(folder / "judge", [key_of(all_of_it, self._sources, rank) for rank in range(len(keys))])
-        judging.run([Judge(folder, ranks, self._sources)], workers)
+        judging.run([Judge(folder, ranks, self._sources)], engine)
 
     def key(self, task: int) -> str:
         """What decides which documents of a reading task are dropped."""

@@ -7,3 +7,7 @@ class InputError(Exception):
     The message is one line that names the file, key or record and the mend. The command line prints it
     without a traceback and exits with code 2.
     """
+
+
+class TaskError(Exception):
+    """Processes or nodes that failed, for no fault of the input. A message as above; exit code 1."""

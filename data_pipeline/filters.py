@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data_pipeline.config import Corpus
 from data_pipeline.documents import DropEmpty
+from data_pipeline.engines.base import Engine
 from data_pipeline.executor import Stage, key_of
 from data_pipeline.inputs import described, files_of
 from data_pipeline.learning import CollectExamples, FitFilter, evenly_spaced
@@ -26,7 +27,7 @@ class Filters:
     def __init__(self, configs: Mapping[str, FilterConfig], work: Path) -> None:
         self._configs, self._learn, self.folder = configs, work / "learn", work / "filters"
 
-    def make(self, tasks: Sequence[Task], lists: Path, workers: int) -> None:
+    def make(self, tasks: Sequence[Task], lists: Path, engine: Engine) -> None:
         """Makes them, as far as that is not done; `tasks` are those of reading."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, config in self._configs.items():
@@ -34,9 +35,9 @@ class Filters:
                 QualityFilter.load(config.path)
                 shutil.copyfile(config.path, self.folder / f"{name}.npz")
             else:
-                self._train(name, config, tasks, lists, workers)
+                self._train(name, config, tasks, lists, engine)
 
-    def _train(self, name: str, config: FilterConfig, tasks: Sequence[Task], lists: Path, workers: int) -> None:
+    def _train(self, name: str, config: FilterConfig, tasks: Sequence[Task], lists: Path, engine: Engine) -> None:
         of_source = {
             source: evenly_spaced([task for task in tasks if task.source == source], config.files)
             for source in (*config.positives, *config.negatives)
@@ -54,14 +55,14 @@ class Filters:
         collecting = Stage(folder / "collect", keys)
         steps = ApplySteps(sampled, lists, self.folder, samples)
         reader = ReadFiles(sampled, "keep")
-        collecting.run([reader, DropEmpty(), steps, CollectExamples(examples, most)], workers)
+        collecting.run([reader, DropEmpty(), steps, CollectExamples(examples, most)], engine)
         files = {
             source: [path for path, task in zip(examples, sampled, strict=True) if task.source == source]
             for source in of_source
         }
         positives, negatives = ({each: files[each] for each in side} for side in (config.positives, config.negatives))
         fit = FitFilter(name, config, positives, negatives, self.folder / f"{name}.npz")
-        Stage(folder / "fit", [key_of(config.model_dump(), collecting.keys)]).run([fit], workers)
+        Stage(folder / "fit", [key_of(config.model_dump(), collecting.keys)]).run([fit], engine)
 
     def report(self) -> Report:
         """What each tells of its training."""

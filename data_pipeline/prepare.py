@@ -33,6 +33,8 @@ from data_pipeline.decontaminate import Decontamination
 from data_pipeline.deduplicate import Deduplication, DropDuplicates, pairs_of_sources
 from data_pipeline.documents import DropEmpty, ReadDocuments, WriteDocuments
 from data_pipeline.durable import room_on
+from data_pipeline.engines.base import Engine
+from data_pipeline.engines.local import Local
 from data_pipeline.errors import InputError
 from data_pipeline.executor import Stage, hash_of, key_of
 from data_pipeline.filters import Filters
@@ -54,15 +56,17 @@ def prepare(
     out: Path,
     workers: int = os.cpu_count() or 1,
     *,
+    engine: Engine | None = None,
     update: bool = False,
     keep_work: bool = False,
     wait: bool = False,
 ) -> Manifest:
     """Prepares `recipe` into the folder `out`, or finishes what an earlier call began.
 
-    `update` makes a folder of another recipe anew; `keep_work` leaves what a later update need not do again; `wait`
-    lets another process finish that prepares this folder now. Raises InputError for bad input, where there is such a
-    process otherwise, where `out` holds something else, and where the disk is full.
+    By so many processes of this machine, unless another `engine` is given. `update` makes a folder of another recipe
+    anew; `keep_work` leaves what a later update need not do again; `wait` lets another process finish that prepares
+    this folder now. Raises InputError for bad input, where there is such a process otherwise, where `out` holds
+    something else, and where the disk is full; TaskError where processes or nodes fail.
     """
     # Strings that came out of a YAML file know their folder; worker processes want plain ones.
     recipe = Recipe.model_validate(recipe.model_dump(mode="json"))
@@ -78,7 +82,7 @@ def prepare(
         finished = _finished(recipe, inputs, out, update)
         if finished is None:
             _begin_anew(out)
-            finished = _Preparation(recipe, inputs, out, workers).run()
+            finished = _Preparation(recipe, inputs, out, engine or Local(workers)).run()
         if not (work / "kept").exists():
             shutil.rmtree(work, ignore_errors=True)
     return finished
@@ -137,8 +141,8 @@ def _begin_anew(out: Path) -> None:
 class _Preparation:
     """One preparation that is under way."""
 
-    def __init__(self, recipe: Recipe, inputs: list[Inputs], out: Path, workers: int) -> None:
-        self._recipe, self._inputs, self._out, self._workers = recipe, inputs, out, workers
+    def __init__(self, recipe: Recipe, inputs: list[Inputs], out: Path, engine: Engine) -> None:
+        self._recipe, self._inputs, self._out, self._engine = recipe, inputs, out, engine
         self._work = out / ".work"
         tasks = [task for each in inputs for task in each.tasks()]
         self._tasks: list[Task] = [task for task in tasks if not task.source.startswith(LINKS)]
@@ -157,7 +161,7 @@ class _Preparation:
     def run(self) -> Manifest:
         self._make_samples()
         self._link()
-        self._filters.make(self._tasks, self._lists, self._workers)
+        self._filters.make(self._tasks, self._lists, self._engine)
         self._read()
         self._deduplicate()
         self._decontaminate()
@@ -184,7 +188,7 @@ class _Preparation:
         self._forget_damage(self._linking)
         keys = [self._work / "keys" / f"{rank:05d}.npy" for rank in range(len(self._link_tasks))]
         reader = ReadFiles(self._link_tasks, self._recipe.damaged_files)
-        self._linking.run([reader, CollectLinks(keys)], self._workers)
+        self._linking.run([reader, CollectLinks(keys)], self._engine)
         for name in self._recipe.links:
             if merge([keys[rank] for rank in self._link_ranks(name)], self._lists / f"{name}.npy") == 0:
                 raise InputError(f"links.{name}: no link is left of what was read; look at karma and paths")
@@ -207,7 +211,7 @@ class _Preparation:
             ApplySteps(self._tasks, self._lists, self._filters.folder, self._samples),
             WriteDocuments(self._documents),
         ]
-        self._reading.run([reader, *steps], self._workers)
+        self._reading.run([reader, *steps], self._engine)
         for name in self._recipe.sources:
             counts = self._counts(name)
             if not counts["documents"]:
@@ -234,13 +238,13 @@ class _Preparation:
         if self._recipe.deduplicate is not None:
             log.info("deduplicating")
             self._duplicates = Deduplication(self._recipe.deduplicate, self._work / "deduplicate", self._sources)
-            self._duplicates.find([self._reader()], self._reading.keys, self._workers)
+            self._duplicates.find([self._reader()], self._reading.keys, self._engine)
 
     def _decontaminate(self) -> None:
         if self._recipe.decontaminate is not None:
             self._overlaps = Decontamination(self._recipe.decontaminate, self._work / "decontaminate")
             drop = [DropDuplicates(self._duplicates.verdicts)] if self._duplicates else []
-            self._overlaps.find([self._reader(), *drop], self._left_keys(), self._workers)
+            self._overlaps.find([self._reader(), *drop], self._left_keys(), self._engine)
 
     def _reader(self) -> ReadDocuments:
         return ReadDocuments([[rank] for rank in range(len(self._tasks))], self._documents)
@@ -255,7 +259,7 @@ class _Preparation:
         learned_from = self._reading.keys if self._recipe.tokenizer.train is not None else []
         stage = Stage(self._tokenizer.parent, [key_of(described_tokenizer(self._recipe.tokenizer), learned_from)])
         documents = {source: [self._documents[rank] for rank in self._ranks(source)] for source in self._recipe.sources}
-        stage.run([MakeTokenizer(self._recipe.tokenizer, documents, self._tokenizer)], workers=1)
+        stage.run([MakeTokenizer(self._recipe.tokenizer, documents, self._tokenizer)], Local(1))
 
     def _tokenise(self) -> None:
         self._groups = [group for source in self._recipe.sources for group in self._groups_of(source)]
@@ -268,7 +272,7 @@ class _Preparation:
         if self._overlaps:
             blocks.append(self._overlaps.cut(len(self._groups)))
         fraction, size = self._recipe.validation_fraction, self._recipe.shard_tokens
-        self._tokenising.run([*blocks, Tokenise(self._groups, self._tokenizer, fraction, size)], self._workers)
+        self._tokenising.run([*blocks, Tokenise(self._groups, self._tokenizer, fraction, size)], self._engine)
 
     def _group_keys(self) -> list[str]:
         decided = [self._recipe.validation_fraction, self._recipe.shard_tokens, hash_of(self._tokenizer)]

@@ -5,13 +5,14 @@ import os
 import sys
 import time
 import traceback
+from enum import StrEnum
 from pathlib import Path
 from signal import SIGTERM
 from typing import Annotated, TextIO, cast
 
 import typer
 
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, TaskError
 from launcher.cluster_cli import app as cluster
 from training.errors import ASKED_TO_END, AskedToEnd, RunError
 from training.signals import Signals
@@ -51,11 +52,33 @@ Tolerance = Annotated[
 ]
 
 
-@app.command(epilog="Example: thalweg prepare configs/data/sample.yaml --out prepared/sample")
+class Executor(StrEnum):
+    """Where the tasks of a preparation run."""
+
+    LOCAL = "local"
+    SLURM = "slurm"
+    RAY = "ray"
+
+
+@app.command(
+    epilog="Example: thalweg prepare configs/data/sample.yaml --out prepared/sample; on a cluster: "
+    "thalweg prepare crawl.yaml --out /shared/crawl --executor slurm --partition cpu --time 4h"
+)
 def prepare(
     recipe: Annotated[Path, typer.Argument(metavar="DATA.yaml", help="The recipe.")],
     out: Annotated[Path, typer.Option(help="Folder for the token shards.")],
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tasks at a time; by default the cores of this machine, or all that a cluster gives."),
+    ] = None,
+    executor: Annotated[
+        Executor,
+        typer.Option(help="Where the tasks run: processes of this machine, jobs of Slurm, or Ray (RAY_ADDRESS)."),
+    ] = Executor.LOCAL,
+    time: Annotated[str | None, typer.Option(help="Of Slurm: limit of one job, as 4h or 4:00:00; site.yaml's.")] = None,
+    partition: Annotated[str | None, typer.Option(help="Of Slurm; site.yaml's.")] = None,
+    account: Annotated[str | None, typer.Option(help="Of Slurm: whose hours are used; site.yaml's.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Of Slurm: memory of one job, which has one core; 4Gi.")] = None,
     update: Annotated[
         bool, typer.Option(help="Make a folder of another recipe anew: what depends on a change.")
     ] = False,
@@ -64,7 +87,10 @@ def prepare(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
-    """Turn raw corpora into token shards. Runs again only what is not done."""
+    """Turn raw corpora into token shards. Runs again only what is not done.
+
+    The result is the same on every executor, and one goes on with what another began.
+    """
     from launcher.config import load_recipe
     from launcher.logs import log_to_stderr
     from launcher.prepare import report_table
@@ -72,8 +98,11 @@ def prepare(
     log_to_stderr()
     from data_pipeline.prepare import prepare as prepare_folder
     from data_pipeline.prepare_report import summary
+    from launcher.prepare_engine import engine_of
 
-    manifest = prepare_folder(load_recipe(recipe), out, workers, update=update, keep_work=keep_work)
+    asked = {"time": time, "partition": partition, "account": account, "memory": memory}
+    engine = engine_of(executor, workers, recipe, asked)
+    manifest = prepare_folder(load_recipe(recipe), out, engine=engine, update=update, keep_work=keep_work)
     if as_json:
         print(json.dumps({"path": str(out), **summary(manifest)}))
     else:
@@ -328,7 +357,7 @@ def _run() -> int:
     except InputError as error:
         sys.stderr.write(f"{error}\n")  # at once: the lines of several ranks mix otherwise
         return 2
-    except RunError as error:
+    except (RunError, TaskError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     except OSError as error:

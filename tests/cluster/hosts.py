@@ -211,7 +211,7 @@ class Hosts:
             for process in self.processes(host):
                 with suppress(psutil.NoSuchProcess):
                     # sshd's children, which serve a user, have its name.
-                    if process.name() not in daemons or process.ppid() != self._machines[host].init:
+                    if process.name() not in daemons or process.name() == psutil.Process(process.ppid()).name():
                         process.kill()
                         killed.append(process)
         psutil.wait_procs(killed, timeout=60)

@@ -22,7 +22,8 @@ PATIENCE = 900
 """Seconds after which a wait is given up: far more than anything here takes on a busy machine."""
 GRACE = 10
 """Seconds that a preempted job is given, unless a test asks for others."""
-DAEMONS = ("sshd", "munged", "slurmctld", "slurmd")
+DAEMONS = ("sshd", "munged", "slurmctld", "slurmscriptd", "slurmd")
+"""slurmscriptd is the controller's child, which does not take note of its death."""
 ENDED = (
     "COMPLETED",
     "FAILED",

@@ -19,6 +19,7 @@ from data_pipeline import decontaminate
 from data_pipeline.decontaminate import HIT, CountGrams, CutOverlaps, Decontamination, FindOverlaps, read_hits, split
 from data_pipeline.decontaminate_config import Decontaminate, EvaluationSet
 from data_pipeline.documents import ReadDocuments, WriteDocuments, read_documents
+from data_pipeline.engines.local import Local
 from data_pipeline.errors import InputError
 from data_pipeline.evaluation_sets import texts_of
 from data_pipeline.executor import Stage, key_of
@@ -55,10 +56,10 @@ def run(
     config = Decontaminate(sets={name: EvaluationSet(paths=[path]) for name, path in sets.items()}, **rules)
     files, groups = write_tasks(folder / "documents", tasks), groups or [[task] for task in range(len(tasks))]
     each, keys = Decontamination(config, folder / "work"), [key_of(texts) for texts in tasks]
-    each.find([ReadDocuments([[task] for task in range(len(tasks))], files)], keys, workers)
+    each.find([ReadDocuments([[task] for task in range(len(tasks))], files)], keys, Local(workers))
     out = [folder / "out" / f"{rank}" for rank in range(len(groups))]
     stage = Stage(folder / "cut", [key_of([(keys[task], each.key(task)) for task in group]) for group in groups])
-    stage.run([ReadDocuments(groups, files), each.cut(len(groups)), WriteDocuments(out)], workers)
+    stage.run([ReadDocuments(groups, files), each.cut(len(groups)), WriteDocuments(out)], Local(workers))
     documents = [document for path in out for document in read_documents(path)]
     return Result(
         documents={origin["id"]: text for text, origin in documents},

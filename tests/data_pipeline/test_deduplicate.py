@@ -18,6 +18,7 @@ from data_pipeline.deduplicate import Deduplication, DropDuplicates, Verdict, ve
 from data_pipeline.deduplicate_config import Deduplicate
 from data_pipeline.deduplicate_files import SignatureFiles
 from data_pipeline.deduplicate_match import pairs, unite
+from data_pipeline.engines.local import Local
 from data_pipeline.errors import InputError
 from data_pipeline.executor import key_of
 from data_pipeline.minhash import Signature, fold, shingles, sign
@@ -31,7 +32,7 @@ Corpora = list[tuple[str, list[str]]]
 def ran(folder: Path, tasks: list[Task], workers: int = 1, **config: object) -> Deduplication:
     made = Deduplication(Deduplicate.model_validate(config), folder, [task.source for task in tasks])
     keys = [key_of([(name, path.stat().st_size) for path, name in task.files]) for task in tasks]
-    made.find([ReadFiles(tasks, "keep")], keys, workers)
+    made.find([ReadFiles(tasks, "keep")], keys, Local(workers))
     return made
 
 

@@ -9,6 +9,7 @@ from datatrove.data import Document
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_pipeline.engines.local import Local
 from data_pipeline.errors import InputError
 from data_pipeline.executor import Stage
 from data_pipeline.learning import CollectExamples, FitFilter, even_shares, evenly_spaced
@@ -91,7 +92,7 @@ def test_a_filter_is_the_same_in_whatever_order_its_examples_came(tmp_path: Path
         negatives = {"crawl": found.pop("crawl")}
         step = FitFilter("good", CONFIG, found, negatives, tmp_path / name / "filters" / "good.npz")
         stage = Stage(tmp_path / name / "fit", ["key"])
-        stage.run([step], workers=1)
+        stage.run([step], Local(1))
         assert stage.counts(0) == {"positives": 200, "negatives": 200}
     names = ["good.npz", "good.report.json"]
     made = [[(tmp_path / each / "filters" / name).read_bytes() for name in names] for each in ("one", "two")]
