@@ -96,15 +96,15 @@ def is_disambiguation(source: str) -> bool:
 
 def shown(template: str) -> str:
     """What stands in the text for what stands between the braces; HOLE for all that is not known."""
-    name, *arguments = _ARGUMENT.split(template)
-    name = name.strip().lower().replace("_", " ")
+    name = template.partition("|")[0].strip().lower().replace("_", " ")
     if name.startswith("formatnum:"):
         return name.partition(":")[2].strip()
     if name.startswith(("lang-", "ipa-")):
-        name = "abbr"
-    show, values = _SHOWN.get(name), [each for each in map(_value, arguments) if each not in ("", HOLE)]
+        name = "ipa"
+    show = _SHOWN.get(name)
+    values = [each for each in map(_value, _ARGUMENT.split(template)[1:]) if each not in ("", HOLE)] if show else []
     if show is None or not values:
-        return _SIGNS.get(name, "") or _ordinal(name, values)
+        return _SIGNS.get(name, "") or _ordinal(name, template)
     text = show(values)
     return text.replace("As", "as", 1) if name == "as of" and re.search(r"\|\s*lc\s*=", template) else text
 
@@ -117,10 +117,10 @@ def _value(argument: str) -> str:
     return argument[named.end() :].strip() if named[1].lower() in _TEXTS else ""
 
 
-def _ordinal(name: str, values: list[str]) -> str:
+def _ordinal(name: str, template: str) -> str:
     """Of the French {{XXe}}, {{1er}} and {{84e|Congrès}}."""
     ordinal = _ORDINAL.fullmatch(name.removesuffix(" siècle"))
     if ordinal is None:
         return HOLE
     century = ["siècle"] if name.endswith(" siècle") else []
-    return " ".join([ordinal[1].upper() + ordinal[2], *century, *values[:1]])
+    return " ".join([ordinal[1].upper() + ordinal[2], *century, *template.split("|")[1:2]])

@@ -65,7 +65,6 @@ _FILE_AND_CATEGORY = frozenset(
 _HOLES = re.compile(rf"[ \t,;:]*{HOLE}[ \t,;:{HOLE}]*(?:\.(?!\.))?")
 _EMPTY_BRACKETS = re.compile(r"[ \t]*\([\s,;:]*\)")
 _OPENING = re.compile(r"\([ \t]*[,;:][ \t]*")
-_CLOSING = re.compile(r"[,;:]?[ \t]+\)")
 _LIST_MARKS = re.compile(r"^[*#:;]+[ \t]*", re.MULTILINE)
 _NO_WORDS = re.compile(r"^[^\w\n]+$", re.MULTILINE)
 _SPACES = re.compile(r"[ \t]+$", re.MULTILINE)
@@ -154,7 +153,7 @@ def _tidy(text: str) -> str:
     """Removes the marks that are left over, and the holes that templates leave in brackets and lines."""
     text = _MARKS.sub("", _TAG.sub("", text)).replace("\xa0", " ")
     text = _EMPTY_BRACKETS.sub("", _HOLES.sub(_filled, text))
-    text = _OPENING.sub("(", _CLOSING.sub(")", text))
+    text = _OPENING.sub("(", text).replace(", )", ")").replace("; )", ")").replace(" )", ")")
     text = _without_empty_sections(_SPACES.sub("", _NO_WORDS.sub("", text)))
     return _BLANK_LINES.sub("\n\n", text)
 
