@@ -69,9 +69,16 @@ class FileSource(Corpus):
         description="Of kind warc: how the main text of a page is found. resiliparse, the default, is several times as "
         "fast; trafilatura leaves out more of what is around the text.",
     )
+    join_lines: bool | None = Field(
+        None,
+        description="Of kind books: whether lines that were broken at a common width are joined into paragraphs, which "
+        "is the default; verse and tables stay as they are.",
+    )
 
     @model_validator(mode="after")
     def _paths_or_sample(self) -> "FileSource":
+        if self.join_lines is not None and self.kind != "books":
+            raise ValueError(f"join_lines is of kind books, and this is of kind {self.kind}; leave it out")
         if self.extractor is not None and self.kind != "warc":
             raise ValueError(f"extractor is of kind warc, and this is of kind {self.kind}; leave it out")
         if bool(self.paths) == (self.sample is not None):

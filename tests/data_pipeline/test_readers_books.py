@@ -67,6 +67,16 @@ def test_undecodable_book_is_counted(tmp_path: Path) -> None:
         ("*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*\n", "\nEnd of Project Gutenberg's Etext\n"),
         ("*** START OF THE PROJECT GUTENBERG EBOOK X\n\n", "\n*** END OF THE PROJECT GUTENBERG EBOOK X ***"),
         ("***START OF PROJECT GUTENBERG ETEXT X***\n", ""),
+        (
+            "*** START OF THIS PROJECT GUTENBERG EBOOK X ***\n\nE-text prepared by A\n\n",
+            "\nEnde dieses Projekt Gutenberg Etextes X\n",
+        ),
+        ("*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*\n", "\nFin du Projet Gutenberg de X\n"),
+        (
+            "*** START OF THIS PROJECT GUTENBERG EBOOK X ***\n\n[Illustration: A\nship]\n\n"
+            "[Transcriber's Note: The\n\nspelling.]\n\n",
+            "\n\n\nTRANSCRIBER\u2019S NOTES:\n\nPage 7: hte to the.\n\n\n*** END OF THIS PROJECT GUTENBERG EBOOK X ***",
+        ),
         ("", ""),
     ],
 )
