@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from data_pipeline.config_base import FilePath, Location, Section
 from data_pipeline.source_config import RunSource
-from data_pipeline.steps.config import Extractor, Linked, StepConfig
+from data_pipeline.steps.config import Extractor, Karma, Linked, StepConfig
 
 Weight = Annotated[float, Field(ge=0)]
 Exhausted = Literal["error", "stop", "redistribute"]
@@ -115,11 +115,14 @@ SourceConfig = Annotated[FileSource | TableSource | HubSource, Field(discriminat
 class RedditLinks(Section):
     """A list of links that people found worth reading, by the karma of the submissions that name them."""
 
-    kind: Literal["reddit"] = Field(description="Submissions of Reddit, as JSON lines: RS_2011-01.zst and the like.")
+    kind: Literal["reddit"] = Field(
+        description="Submissions of Reddit, as JSON lines (RS_2011-01.zst and the like) or CSV."
+    )
     paths: list[FilePath] = Field(min_length=1, description="Files, folders or glob patterns.")
     karma: int = Field(3, description="A link of a submission with less is not taken; 3 is WebText's.")
     without: list[str] = Field(
-        ["wikipedia.org"], description="Domains, with all below them, whose pages are no part of the list."
+        ["wikipedia.org", "reddit.com", "redd.it"],
+        description="Domains, with all below them, whose pages are no part of the list.",
     )
     adult: bool = Field(False, description="Whether links are taken of submissions that say they are for adults.")
 
@@ -130,7 +133,7 @@ class Recipe(Section):
     tokenizer: TokenizerConfig
     sources: dict[str, SourceConfig] = Field(min_length=1, description="The corpora by name.")
     links: dict[str, RedditLinks] = Field(
-        default_factory=dict, description="Lists of links by name, for the step `linked` of sources."
+        default_factory=dict, description="Lists of links by name, for the steps `linked` and `karma` of sources."
     )
     validation_fraction: float = Field(
         0.005, ge=0, lt=1, description="Share of the documents, chosen by the hash of their text, held out of training."
@@ -149,7 +152,7 @@ class Recipe(Section):
                 raise ValueError(f"sources.{name}: a source is named by letters, digits, - and _")
         for name, source in self.sources.items():
             for step in source.steps:
-                if isinstance(step, Linked) and step.links not in self.links:
+                if isinstance(step, Linked | Karma) and step.links not in self.links:
                     raise ValueError(f"sources.{name}.steps: {step.links} is none of the recipe's links")
         if len({name.lower() for name in self.sources}) < len(self.sources):
             raise ValueError("sources: two names differ in upper and lower case alone; some disks take them for one")

@@ -25,7 +25,7 @@ SUFFIXES = {
     "books": tuple(f"{kind}{packed}" for kind in (".txt", ".md", ".tar") for packed in ("", ".gz", ".bz2", ".xz")),
     "jsonl": (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".json.gz"),
     "parquet": (".parquet",),
-    "reddit": (".zst", ".xz", ".bz2", ".gz", ".json", ".jsonl"),
+    "reddit": (".zst", ".xz", ".bz2", ".gz", ".json", ".jsonl", ".csv", ".tar"),
 }
 """What is taken from a folder; a file that is named itself may have any suffix."""
 

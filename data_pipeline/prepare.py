@@ -36,7 +36,7 @@ from data_pipeline.manifest import SPLITS, LinksEntry, Manifest, SourceEntry, To
 from data_pipeline.reading import ReadFiles, Task
 from data_pipeline.shards import SUFFIXES, FileEntry, ShardEntry
 from data_pipeline.steps.apply import ApplySteps
-from data_pipeline.steps.config import Linked
+from data_pipeline.steps.config import Karma, Linked
 from data_pipeline.tokenise import Group, Tokenise, entries_of, group_files
 
 log = logging.getLogger("thalweg.prepare")
@@ -269,7 +269,7 @@ class _Preparation:
 
 
 def _is_linked(task: Task) -> bool:
-    return isinstance(task.config, Corpus) and any(isinstance(step, Linked) for step in task.config.steps)
+    return isinstance(task.config, Corpus) and any(isinstance(step, Linked | Karma) for step in task.config.steps)
 
 
 def _those_of(kind: str, counts: Counter[str]) -> dict[str, int]:

@@ -1,21 +1,14 @@
 """Books as plain text: one file, or one member of a tar archive, is one document."""
 
 import re
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from tarfile import (  # type: ignore[attr-defined]
-    EmptyHeaderError,
-    InvalidHeaderError,
-    TarFile,
-    TruncatedHeaderError,
-)
-from typing import Self
 
 from datatrove.data import Document
 from resiliparse.parse.encoding import detect_encoding
 
 from data_pipeline.config import FileSource
+from data_pipeline.readers.archives import is_archive, members
 from data_pipeline.readers.base import Drop, Item
 from data_pipeline.readers.encodings import by_mark, decode
 from data_pipeline.readers.files import open_file
@@ -52,35 +45,15 @@ _HEAD = 60_000
 """Characters at either end of a book among which the marks of its envelope are looked for."""
 
 
-class _Member(tarfile.TarInfo):
-    """The header of a member. tarfile takes one that is missing, cut or broken for the archive's end."""
-
-    @classmethod
-    def fromtarfile(cls, tarfile: TarFile) -> Self:
-        try:
-            return super().fromtarfile(tarfile)
-        except (EmptyHeaderError, TruncatedHeaderError):
-            raise EOFError("ends without the archive's end") from None
-        except InvalidHeaderError as error:
-            raise EOFError(f"is no tar archive from here on ({error})") from None
-
-
 def read(path: Path, source: FileSource) -> Iterator[Item]:
     """One item a book."""
     join = source.join_lines is not False
     with open_file(path) as stream:
-        if ".tar" not in path.suffixes and path.suffix != ".tgz":
+        if not is_archive(path):
             yield _book(stream.read(), "", 0, join)
             return
-        try:
-            with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive:
-                for member in archive:
-                    wanted = member.isreg() and member.name.endswith(SUFFIXES)
-                    content = archive.extractfile(member) if wanted else None
-                    if content is not None:
-                        yield _book(content.read(), member.name, member.offset_data, join)
-        except tarfile.TarError as error:
-            raise EOFError(str(error)) from None
+        for name, offset, data in members(stream, SUFFIXES):
+            yield _book(data, name, offset, join)
 
 
 def _book(data: bytes, id: str, offset: int, join: bool) -> Item:

@@ -10,7 +10,17 @@ from datatrove.pipeline.base import PipelineStep
 from data_pipeline.config import Corpus
 from data_pipeline.reading import Task
 from data_pipeline.steps.base import Step
-from data_pipeline.steps.config import C4, GopherQuality, GopherRepetition, Language, Linked, Mask, Short, StepConfig
+from data_pipeline.steps.config import (
+    C4,
+    GopherQuality,
+    GopherRepetition,
+    Karma,
+    Language,
+    Linked,
+    Mask,
+    Short,
+    StepConfig,
+)
 
 
 class ApplySteps(PipelineStep):  # type: ignore[misc]
@@ -55,6 +65,10 @@ def _made(config: StepConfig, lists: Path) -> Step:
             from data_pipeline.steps import linked
 
             return linked.make(config, lists)
+        case Karma():
+            from data_pipeline.steps import karma
+
+            return karma.make(config, lists)
         case GopherQuality() | GopherRepetition() | C4():
             from data_pipeline.steps import rules
 

@@ -31,6 +31,24 @@ class Linked(Section):
     links: str = Field(description="Its name among the recipe's `links`.")
 
 
+class Karma(Section):
+    """Keeps pages the likelier, the more karma the links to their domain have on a list of links."""
+
+    kind: Literal["karma"] = Field(description="Pages by the karma of their domain.")
+    links: str = Field(description="Its name among the recipe's `links`.")
+    least: int = Field(
+        100,
+        gt=0,
+        description="A page is kept whose domain has so much karma, all its submissions on the list together.",
+    )
+    share: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Of the pages of domains without karma so many are kept; in between it grows in a straight line.",
+    )
+
+
 class GopherQuality(Section):
     """Drops what does not look like prose: Gopher's rules of length, word length, symbols, bullets and stop words."""
 
@@ -85,5 +103,5 @@ class Mask(Section):
 
 Extractor = Literal["resiliparse", "trafilatura"]
 StepConfig = Annotated[
-    Short | Language | Linked | GopherQuality | GopherRepetition | C4 | Mask, Field(discriminator="kind")
+    Short | Language | Linked | Karma | GopherQuality | GopherRepetition | C4 | Mask, Field(discriminator="kind")
 ]
