@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 _BREAK = re.compile(r"(\n(?:[ \t]*\n)+)")
-_COLUMNS = re.compile(r"\S(?: {3,}|\t+)\S|[|_=]{4,}|\.{6,}")
+_COLUMNS = ("   ", "\t", "......", "____", "====")
 _FIRST_LETTER = re.compile(r"[\W\d_]*([^\W\d_])")
 _DASH = ("-", "—", "–")
 _NARROWEST, _WIDEST = 55, 100
@@ -33,7 +33,7 @@ def join_lines(text: str) -> str:
 
 def _is_prose(lines: list[str], width: float) -> bool:
     indents = [len(line) - len(line.lstrip()) for line in lines[1:]]
-    if not indents or max(indents) - min(indents) > 1 or any(_COLUMNS.search(line) for line in lines):
+    if not indents or max(indents) - min(indents) > 1 or _has_columns(lines):
         return False
     broken = [
         len(line.rstrip()) + 1 + len((following.split(maxsplit=1) or [""])[0]) >= width * _SLACK
@@ -45,6 +45,11 @@ def _is_prose(lines: list[str], width: float) -> bool:
         return all(broken) and len(low) < 4
     # Lines of verse mostly begin with a capital, lines of prose mostly do not.
     return sum(broken) >= len(broken) * (0.5 if sum(low) * 3 > len(low) else 0.8)
+
+
+def _has_columns(lines: list[str]) -> bool:
+    inner = "\n".join(map(str.strip, lines))
+    return any(mark in inner for mark in _COLUMNS)
 
 
 def _joined(lines: list[str]) -> str:

@@ -123,4 +123,4 @@ def _ordinal(name: str, template: str) -> str:
     if ordinal is None:
         return HOLE
     century = ["siècle"] if name.endswith(" siècle") else []
-    return " ".join([ordinal[1].upper() + ordinal[2], *century, *template.split("|")[1:2]])
+    return " ".join([ordinal[1].upper() + ordinal[2], *century, *_ARGUMENT.split(template)[1:2]])

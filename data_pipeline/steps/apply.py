@@ -12,6 +12,7 @@ from data_pipeline.reading import Task
 from data_pipeline.steps.base import Step
 from data_pipeline.steps.config import (
     C4,
+    Boilerplate,
     GopherQuality,
     GopherRepetition,
     Karma,
@@ -57,6 +58,10 @@ def _made(config: StepConfig, lists: Path) -> Step:
             from data_pipeline.steps import short
 
             return short.make(config)
+        case Boilerplate():
+            from data_pipeline.steps import boilerplate
+
+            return boilerplate.make(config)
         case Language():
             from data_pipeline.steps import language
 

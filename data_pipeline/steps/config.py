@@ -14,6 +14,14 @@ class Short(Section):
     characters: int = Field(200, gt=0, description="A document of fewer, outer white space aside, is dropped.")
 
 
+class Boilerplate(Section):
+    """Drops menus, forms, logins, error pages: what has few lines that are long and hold the end of a sentence."""
+
+    kind: Literal["boilerplate"] = Field(description="Pages that are not running text.")
+    characters: int = Field(300, ge=0, description="A page with fewer in lines of running text is dropped.")
+    share: float = Field(0.3, ge=0, le=1, description="So is one of whose characters a smaller share is in such lines.")
+
+
 class Language(Section):
     """Finds the language of a document, and keeps it by a list."""
 
@@ -103,5 +111,6 @@ class Mask(Section):
 
 Extractor = Literal["resiliparse", "trafilatura"]
 StepConfig = Annotated[
-    Short | Language | Linked | Karma | GopherQuality | GopherRepetition | C4 | Mask, Field(discriminator="kind")
+    Short | Boilerplate | Language | Linked | Karma | GopherQuality | GopherRepetition | C4 | Mask,
+    Field(discriminator="kind"),
 ]

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from corpora import contents, documents, page, prose, read_all, recipe, record, response, write_members
-from data_pipeline.config import RedditLinks
+from corpora import contents, documents, page, prose, recipe, record, response, write_members
 from data_pipeline.errors import InputError
 from data_pipeline.links import key_of
 from data_pipeline.prepare import prepare
@@ -124,10 +123,3 @@ def test_a_dump_that_changed_while_preparing_was_stopped_is_read_again(
     fresh = tmp_path / "fresh"
     prepare(asked, fresh, workers=1)
     assert contents(tmp_path / "out") == contents(fresh)
-
-
-def test_a_real_month_of_reddit(shared_data: Path) -> None:
-    path = shared_data / "webtext" / "RS_v2_2005-06.xz"
-    items, dropped = read_all(path, RedditLinks(kind="reddit", paths=[path]))
-    assert len(items) + sum(dropped.values()) == 103 and len(items) > 20
-    assert all(key_of(item.text) is not None and "wikipedia.org" not in item.text for item in items)

@@ -142,24 +142,3 @@ def test_truncated_gzip(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(prose(1, 500).encode())[:-30])
     with pytest.raises(Damaged):
         read_all(path, BOOKS)
-
-
-def test_real_gutenberg_files(shared_data: Path) -> None:
-    for path in sorted((shared_data / "books" / "gutenberg-raw").glob("*.gz")):
-        [book], _ = read_all(path, BOOKS)
-        assert "\ufffd" not in book.text
-        assert "\r" not in book.text
-        for mark in (
-            "START OF THIS PROJECT",
-            "END OF THIS PROJECT",
-            "Release Date:",
-            "gutenberg.org",
-            "End of the Project Gutenberg",
-        ):
-            assert mark not in book.text, (path, mark)
-        assert len(book.text) > 100_000
-
-
-def test_real_archive(shared_data: Path) -> None:
-    read, dropped = read_all(shared_data / "books" / "classic-books.tar.xz", BOOKS)
-    assert (len(read), sum(dropped.values())) == (203, 0)
