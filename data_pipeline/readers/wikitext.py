@@ -164,7 +164,7 @@ def _filled(match: re.Match[str]) -> str:
     before, after = text[begin - 1] if begin else "\n", text[end] if end < len(text) else "\n"
     if match[0].endswith("."):
         return "." if before not in ".(\n" else ""
-    if before in "(\n" or after in "),;:":
+    if before in "(\n" or after == ")":
         return ""
     marks = match[0].translate(_NOTHING)
     return (marks[-1] if marks else "") + (" " if after != "\n" and {" ", "\t"} & set(match[0]) else "")

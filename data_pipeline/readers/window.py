@@ -82,8 +82,6 @@ def _dictionary(raw: BinaryIO) -> zstandard.ZstdCompressionDict | None:
         return None
     size = int.from_bytes(raw.read(8)[4:], "little")
     data = raw.read(size)
-    if len(data) < size:
-        raise EOFError("ends inside its dictionary")
     if data.startswith(_ZSTANDARD):
         data = zstandard.ZstdDecompressor().decompressobj().decompress(data)
     return zstandard.ZstdCompressionDict(data)

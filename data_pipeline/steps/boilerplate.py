@@ -15,8 +15,8 @@ from data_pipeline.steps.config import Boilerplate
 
 LEAST = 60
 """Characters of a line of running text, so that text broken at a common width counts, too."""
-DENSE = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
-"""Han and kana, each of which counts as three letters."""
+DENSE = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff]")
+"""Han, kana and Hangul, each of which counts as three letters."""
 WITHOUT_STOPS = r"[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff]{30}"
 """Thai, Lao, Tibetan, Burmese and Khmer sentences may end in a space alone, which words do not."""
 END = re.compile(rf"[.!?…։؟۔।፤።][\"'”’»)\]]*(?:\s|$)|[。！？]|{WITHOUT_STOPS}")

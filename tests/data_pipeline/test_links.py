@@ -104,6 +104,8 @@ def test_a_dump_that_changed_while_preparing_was_stopped_is_read_again(
     tmp_path: Path, sources: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And what was read by the old list as well; what no list is for stays."""
+    weighted = [{"kind": "karma", "links": "reddit", "least": 1, "share": 0}]
+    sources = sources | {"weighted": sources["crawl"] | {"steps": weighted}}
     asked = with_links(tmp_path, sources, paths=[tmp_path / "RS_2011-01.xz"])
     with monkeypatch.context() as stopped:
         stopped.setattr("data_pipeline.prepare._Preparation._make_tokenizer", lambda self: 1 / 0)
@@ -120,6 +122,7 @@ def test_a_dump_that_changed_while_preparing_was_stopped_is_read_again(
     assert {path: path.stat().st_mtime_ns for path in read.iterdir()} == before
     manifest = prepare(asked, tmp_path / "out", workers=1)
     assert manifest.links["reddit"].addresses == 6 and manifest.sources["webtext"].documents == 6
+    assert manifest.sources["weighted"].documents == 6
     fresh = tmp_path / "fresh"
     prepare(asked, fresh, workers=1)
     assert contents(tmp_path / "out") == contents(fresh)

@@ -88,6 +88,7 @@ def test_cut_bz2_is_damage(tmp_path: Path) -> None:
         ("a mean <math display=block>\\bar{{x}} = [[1]]</math>a<br/>b<sub>2</sub>", "a mean \\bar{{x}} = [[1]]a\nb2"),
         ("A ({{x}}; ''born'' 1 {{y}}, {{z|a}}) is 5{{efn|b}}. C. {{ISBN|1}}.", "A (born 1) is 5. C."),
         ("x, {{a}}, y {{b}} z{{c}}{{d}}, {{e}} and ({{f}}) {{g}}", "x, y z, and"),
+        ("one ({{a}} two,{{b}})", "one (two)"),
         ("{{a}}{{b}}\n== One ==\n{{c}}\n=== Two ===\n* {{d}}.\n== Three ==\ntext\n== Four ==\n", "Three\n\ntext"),
         ("[[Bestand:a.jpg|thumb|b]][[Neu:c d.SVG|e]]x[[Catégorie:f]][[:Datei:g.png|h]]", "xh"),
         ("{{convert|5|ft|10|in|m}}, {{convert|5|ft|m|2}}, {{convert|20|C}}", "5 ft 10 in, 5 ft, 20 °C"),

@@ -92,7 +92,7 @@ def test_versions_line_ends_folds_and_angle_brackets(tmp_path: Path, version: st
     head = (
         f"WARC/{version}\nWARC-Type: response\n"
         f"WARC-Target-URI: <http://pages.example/1>\nWARC-Record-ID: <urn:uuid:1>\n"
-        f"X-Folded: one\n  Content-Length: two\ncontent-length: {len(block)}\n\n"
+        f"content-length: {len(block)}\nX-Folded: one\n  Content-Length: two\n\n"
     )
     path = tmp_path / "a.warc"
     path.write_bytes((head.encode().replace(b"\n", end) + block + end + end) * 2)
