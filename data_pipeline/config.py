@@ -72,9 +72,16 @@ class FileSource(Corpus):
         description="Of kind warc: how the main text of a page is found. resiliparse, the default, is several times as "
         "fast; trafilatura leaves out more of what is around the text.",
     )
+    join_lines: bool | None = Field(
+        None,
+        description="Of kind books: whether lines that were broken at a common width are joined into paragraphs, which "
+        "is the default; verse and tables stay as they are.",
+    )
 
     @model_validator(mode="after")
     def _paths_or_sample(self) -> "FileSource":
+        if self.join_lines is not None and self.kind != "books":
+            raise ValueError(f"join_lines is of kind books, and this is of kind {self.kind}; leave it out")
         if self.extractor is not None and self.kind != "warc":
             raise ValueError(f"extractor is of kind warc, and this is of kind {self.kind}; leave it out")
         if bool(self.paths) == (self.sample is not None):
@@ -111,11 +118,14 @@ SourceConfig = Annotated[FileSource | TableSource | HubSource, Field(discriminat
 class RedditLinks(Section):
     """A list of links that people found worth reading, by the karma of the submissions that name them."""
 
-    kind: Literal["reddit"] = Field(description="Submissions of Reddit, as JSON lines: RS_2011-01.zst and the like.")
+    kind: Literal["reddit"] = Field(
+        description="Submissions of Reddit, as JSON lines (RS_2011-01.zst and the like) or CSV."
+    )
     paths: list[FilePath] = Field(min_length=1, description="Files, folders or glob patterns.")
     karma: int = Field(3, description="A link of a submission with less is not taken; 3 is WebText's.")
     without: list[str] = Field(
-        ["wikipedia.org"], description="Domains, with all below them, whose pages are no part of the list."
+        ["wikipedia.org", "reddit.com", "redd.it"],
+        description="Domains, with all below them, whose pages are no part of the list.",
     )
     adult: bool = Field(False, description="Whether links are taken of submissions that say they are for adults.")
 
@@ -126,7 +136,7 @@ class Recipe(Section):
     tokenizer: TokenizerConfig
     sources: dict[str, SourceConfig] = Field(min_length=1, description="The corpora by name.")
     links: dict[str, RedditLinks] = Field(
-        default_factory=dict, description="Lists of links by name, for the step `linked` of sources."
+        default_factory=dict, description="Lists of links by name, for the steps `linked` and `karma` of sources."
     )
     filters: dict[str, FilterConfig] = Field(
         default_factory=dict, description="Quality filters by name, for the step `quality` of sources."

@@ -21,13 +21,13 @@ from data_pipeline.reading import Task
 log = logging.getLogger("thalweg.prepare")
 
 SUFFIXES = {
-    "warc": (".warc", ".warc.gz"),
-    "wet": (".wet", ".wet.gz"),
+    "warc": tuple(f"{kind}{packed}" for kind in (".warc", ".arc") for packed in ("", ".gz", ".zst")),
+    "wet": (".wet", ".wet.gz", ".wet.zst"),
     "mediawiki": (".xml", ".xml.bz2", ".xml.gz", ".xml.xz"),
     "books": tuple(f"{kind}{packed}" for kind in (".txt", ".md", ".tar") for packed in ("", ".gz", ".bz2", ".xz")),
     "jsonl": (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".json.gz"),
     "parquet": (".parquet",),
-    "reddit": (".zst", ".xz", ".bz2", ".gz", ".json", ".jsonl"),
+    "reddit": (".zst", ".xz", ".bz2", ".gz", ".json", ".jsonl", ".csv", ".tar"),
 }
 """What is taken from a folder; a file that is named itself may have any suffix."""
 

@@ -1,12 +1,16 @@
 """Lists of links, by which pages are known that people found worth reading: GPT-3's WebText (section 2.2).
 
-A list is a sorted file of 64-bit hashes of addresses, which all processes of a machine map.
+A list is a sorted file of 64-bit hashes of addresses, which all processes of a machine map. Beside it lies a table of
+the domains that its links are of, with their karma.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import xxhash
 from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
@@ -33,7 +37,7 @@ def key_of(url: str) -> int | None:
 
 
 class CollectLinks(PipelineStep):  # type: ignore[misc]
-    """Writes the keys of task i's links, which are documents' texts, into the i-th of `paths`."""
+    """Writes the keys of task i's links, which are documents' texts, into the i-th of `paths`, and their domains."""
 
     name = "links"
     type = "WRITER"
@@ -44,19 +48,27 @@ class CollectLinks(PipelineStep):  # type: ignore[misc]
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Counts `links`, and `dropped/no_address` for what is none; yields nothing."""
-        keys = set[int]()
+        keys, domains = set[int](), Counter[str]()
+        submissions = Counter[str]()
         for document in data:
             if (key := key_of(document.text)) is None:
                 self.stat_update("dropped/no_address")
             else:
                 self.stat_update("links")
                 keys.add(key)
+                if domain := domain_of(document.text):
+                    domains[domain] += document.metadata.get("karma") or 0
+                    submissions[domain] += 1
+        _save_table(domains_beside(self._paths[rank]), _table(domains, submissions))
         save(self._paths[rank], np.array(sorted(keys), np.uint64))
         yield from ()
 
 
 def merge(paths: Sequence[Path], out: Path) -> int:
-    """Puts the keys of several files into one, sorted and each once; how many there are."""
+    """Puts the keys of several files into one, sorted and each once, and the domains; how many keys there are."""
+    tables = pa.concat_tables([pq.read_table(domains_beside(path)) for path in paths])
+    summed = tables.group_by(["key", "domain"]).aggregate([("karma", "sum"), ("submissions", "sum")])
+    _save_table(domains_beside(out), summed.select([0, 1, 2, 3]).rename_columns(_COLUMNS))
     keys = np.unique(np.concatenate([np.load(path) for path in paths]))
     save(out, keys)
     return len(keys)
@@ -69,6 +81,60 @@ def save(path: Path, keys: Keys) -> None:
     with partial.open("wb") as file:
         np.save(file, keys)
     partial.replace(path)
+
+
+def domain_of(url: str) -> str | None:
+    """The domain that somebody registered: example.co.uk of www.example.co.uk; None of numbers and of what is none."""
+    from courlan import extract_domain
+
+    try:
+        return extract_domain(url)
+    except ValueError:
+        return None
+
+
+def domains_beside(path: Path) -> Path:
+    """Where the table of domains lies that belongs to a list."""
+    return path.with_suffix(".domains.parquet")
+
+
+_COLUMNS = ["key", "domain", "karma", "submissions"]
+
+
+def _key(domain: str) -> int:
+    return xxhash.xxh3_64_intdigest(domain.encode())
+
+
+def _table(karma: Counter[str], submissions: Counter[str]) -> pa.Table:
+    names = list(submissions)
+    columns = [
+        pa.array([_key(each) for each in names], pa.uint64()),
+        pa.array(names, pa.string()),
+        *(pa.array([counter[each] for each in names], pa.int64()) for counter in (karma, submissions)),
+    ]
+    return pa.table(columns, _COLUMNS)
+
+
+def _save_table(path: Path, table: pa.Table) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    pq.write_table(table.sort_by([("key", "ascending"), ("domain", "ascending")]), partial)
+    partial.replace(path)
+
+
+class DomainTable:
+    """A table to look into; 16 bytes a domain."""
+
+    def __init__(self, path: Path) -> None:
+        table = pq.read_table(path, columns=["key", "karma"])
+        self._keys, self._karma = table["key"].to_numpy(), table["karma"].to_numpy()
+
+    def karma(self, url: str) -> int:
+        """Of all submissions that link to the domain of an address; 0 where there is none."""
+        domain = domain_of(url)
+        key = np.uint64(_key(domain)) if domain else None
+        at = int(np.searchsorted(self._keys, key)) if key is not None else len(self._keys)
+        return int(self._karma[at]) if at < len(self._keys) and self._keys[at] == key else 0
 
 
 class LinkList:

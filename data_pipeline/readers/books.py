@@ -1,24 +1,18 @@
 """Books as plain text: one file, or one member of a tar archive, is one document."""
 
 import re
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from tarfile import (  # type: ignore[attr-defined]
-    EmptyHeaderError,
-    InvalidHeaderError,
-    TarFile,
-    TruncatedHeaderError,
-)
-from typing import Self
 
 from datatrove.data import Document
 from resiliparse.parse.encoding import detect_encoding
 
 from data_pipeline.config import FileSource
+from data_pipeline.readers.archives import is_archive, members
 from data_pipeline.readers.base import Drop, Item
 from data_pipeline.readers.encodings import by_mark, decode
 from data_pipeline.readers.files import open_file
+from data_pipeline.readers.paragraphs import join_lines
 
 SUFFIXES = (".txt", ".md")
 """Members of an archive with other suffixes (lists of contents, pictures) are not books."""
@@ -33,51 +27,44 @@ _START = re.compile(
 _END = re.compile(
     r"^[ \t]*(?:\*{3} ?END OF (?:THE|THIS) PROJECT GUTENBERG"
     r"|End of (?:the |this )?Project Gutenberg(?:'s|’s)?(?: E-?(?:text|book))?\b"
+    r"|(?:Ende|Fin|Fine|Fim|Einde) (?:\w{1,6} )?(?:Project|Projekt|Projet|Progetto|Projecto|Projeto) Gutenberg"
     r"|\*{3}START: FULL LICENSE)",
     re.MULTILINE | re.IGNORECASE,
 )
-_PRODUCED_BY = re.compile(r"\A(?:\s*(?:Produced|Transcribed|Prepared) by\b(?:[^\n]+\n)+)", re.IGNORECASE)
+_PRODUCED_BY = re.compile(
+    r"\A(?:\s*(?:(?:This )?E-?(?:text|book) (?:was )?)?(?:Produced|Transcribed|Prepared|Scanned) by\b(?:[^\n]+\n)+)",
+    re.IGNORECASE,
+)
+_NOTES = re.compile(
+    r"\[Transcribers?['’]?s?['’]? notes?\b[^\[\]]{0,5000}\]"
+    r"|^[ \t]*Transcribers?['’]?s?['’]? notes?\b(?:[^\n]|\n(?![ \t]*\n[ \t]*\n)){0,3000}"
+    r"|^[ \t]*\[Illustration(?::[^\[\]]{0,500})?\][ \t]*$",
+    re.MULTILINE | re.IGNORECASE,
+)
 _HEAD = 60_000
 """Characters at either end of a book among which the marks of its envelope are looked for."""
 
 
-class _Member(tarfile.TarInfo):
-    """The header of a member. tarfile takes one that is missing, cut or broken for the archive's end."""
-
-    @classmethod
-    def fromtarfile(cls, tarfile: TarFile) -> Self:
-        try:
-            return super().fromtarfile(tarfile)
-        except (EmptyHeaderError, TruncatedHeaderError):
-            raise EOFError("ends without the archive's end") from None
-        except InvalidHeaderError as error:
-            raise EOFError(f"is no tar archive from here on ({error})") from None
-
-
 def read(path: Path, source: FileSource) -> Iterator[Item]:
     """One item a book."""
+    join = source.join_lines is not False
     with open_file(path) as stream:
-        if ".tar" not in path.suffixes and path.suffix != ".tgz":
-            yield _book(stream.read(), "", 0)
+        if not is_archive(path):
+            yield _book(stream.read(), "", 0, join)
             return
-        try:
-            with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive:
-                for member in archive:
-                    wanted = member.isreg() and member.name.endswith(SUFFIXES)
-                    content = archive.extractfile(member) if wanted else None
-                    if content is not None:
-                        yield _book(content.read(), member.name, member.offset_data)
-        except tarfile.TarError as error:
-            raise EOFError(str(error)) from None
+        for name, offset, data in members(stream, SUFFIXES):
+            yield _book(data, name, offset, join)
 
 
-def _book(data: bytes, id: str, offset: int) -> Item:
+def _book(data: bytes, id: str, offset: int, join: bool) -> Item:
     # Strictly at first: text in another encoding never passes for UTF-8, but for UTF-8 with few faults it does.
     text = decode(data, [by_mark(data), "utf-8"], most_bad=0) or decode(data, _look_alikes(data))
     if text is None and data:
         return Drop("undecodable")
     text = without_envelope((text or "").replace("\r\n", "\n").replace("\r", "\n"))
-    return Document(text=text.strip(), id=id, metadata={"offset": offset, "url": None})
+    return Document(
+        text=join_lines(text.strip()) if join else text.strip(), id=id, metadata={"offset": offset, "url": None}
+    )
 
 
 def _look_alikes(data: bytes) -> Iterator[str | None]:
@@ -91,9 +78,9 @@ def _look_alikes(data: bytes) -> Iterator[str | None]:
 
 
 def without_envelope(text: str) -> str:
-    """The book without the header and the licence that Project Gutenberg puts around it."""
+    """The book without what Project Gutenberg puts around it, and without its transcribers' notes."""
     starts = list(_START.finditer(text, 0, _HEAD))
     if starts:
         text = _PRODUCED_BY.sub("", text[starts[-1].end() :].lstrip("\n"))
     end = _END.search(text, max(len(text) - _HEAD, 0))
-    return text[: end.start()] if end else text
+    return _NOTES.sub("", text[: end.start()] if end else text)

@@ -12,6 +12,7 @@ from datatrove.data import Document
 from data_pipeline.config import FileSource
 from data_pipeline.readers.base import Drop, Item
 from data_pipeline.readers.files import open_file
+from data_pipeline.readers.templates import is_disambiguation
 from data_pipeline.readers.wikitext import Wikitext
 
 log = logging.getLogger("thalweg.prepare")
@@ -74,6 +75,8 @@ def _article(page: Element, number: int, site: _Site) -> Item:
     source = page.findtext("{*}revision/{*}text") or ""
     if source.lstrip()[:9].lower() == "#redirect":
         return Drop("redirect")
+    if is_disambiguation(source):
+        return Drop("disambiguation")
     text = site.wikitext.plain(source)
     return Document(
         text=f"{title}\n\n{text}" if text else "",

@@ -1,4 +1,4 @@
-"""Web pages: the text of the HTML responses in a WARC file."""
+"""Web pages: the text of the HTML responses in a WARC or ARC file."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,9 +9,10 @@ from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 
 from data_pipeline.config import FileSource
+from data_pipeline.readers.arc import ARC, is_arc
 from data_pipeline.readers.base import Drop, Item
 from data_pipeline.readers.encodings import by_mark, decode
-from data_pipeline.readers.records import Record, records
+from data_pipeline.readers.records import WARC, Record, records
 
 _HTML = ("text/html", "application/xhtml+xml")
 
@@ -19,9 +20,11 @@ _HTML = ("text/html", "application/xhtml+xml")
 def read(path: Path, source: FileSource) -> Iterator[Item]:
     """One item a response: records of other types (requests, metadata, revisits) hold no page of their own."""
     extract = _by_trafilatura if source.extractor == "trafilatura" else _by_resiliparse
-    for record in records(path):
+    for record in records(path, ARC if is_arc(path) else WARC):
         if record.kind in ("response", None):
             yield _page(record, extract)
+        elif record.kind == "conversion" or record.is_wat:
+            yield Drop("other_format")
 
 
 def _page(record: Record, extract: Callable[[str], str]) -> Item:
@@ -57,16 +60,25 @@ def _response(record: Record) -> tuple[WarcRecord | None, bytes]:
     Archives often keep the headers of the encodings that they have undone: where undoing them again fails,
     the body is taken as it is.
     """
-    head = f"WARC/1.0\r\nWARC-Type: response\r\nContent-Length: {len(record.block)}\r\n"
+    block = _with_crlf(record.block)
+    head = f"WARC/1.0\r\nWARC-Type: response\r\nContent-Length: {len(block)}\r\n"
     head += "Content-Type: application/http; msgtype=response\r\n\r\n"
     for encodings in ("all", "content", "none"):
-        response = WarcRecord.from_bytes(head.encode() + record.block)
+        response = WarcRecord.from_bytes(head.encode() + block)
         try:
             response.parse_http(auto_decode=encodings, strict_mode=False)
             return response, response.reader.read()
         except (OSError, ValueError):
             continue
     return None, b""
+
+
+def _with_crlf(block: bytes) -> bytes:
+    """A response with the line ends that fastwarc wants; some servers, and some archives, leave out the CR."""
+    head, separator, body = block.partition(b"\n\n")
+    if not separator or b"\r\n" in head:
+        return block
+    return head.replace(b"\n", b"\r\n") + b"\r\n\r\n" + body
 
 
 def _decoded(body: bytes, declared: str | None) -> str | None:

@@ -26,6 +26,8 @@ def read(path: Path, source: FileSource) -> Iterator[Item]:
         elif record.kind == "conversion":
             wrong += not record.exact
             yield _page(record)
+        elif record.kind == "response" or record.is_wat:
+            yield Drop("other_format")
     if wrong:
         log.warning("%s: %d records have a wrong Content-Length and were read up to the next record", path, wrong)
 

@@ -14,8 +14,10 @@ from data_pipeline.samples import Samples
 from data_pipeline.steps.base import Step
 from data_pipeline.steps.config import (
     C4,
+    Boilerplate,
     GopherQuality,
     GopherRepetition,
+    Karma,
     Language,
     Linked,
     Mask,
@@ -87,6 +89,10 @@ def _made(config: StepConfig, lists: Path, filters: Path) -> Step:
             from data_pipeline.steps import short
 
             return short.make(config)
+        case Boilerplate():
+            from data_pipeline.steps import boilerplate
+
+            return boilerplate.make(config)
         case Language():
             from data_pipeline.steps import language
 
@@ -99,6 +105,10 @@ def _made(config: StepConfig, lists: Path, filters: Path) -> Step:
             from data_pipeline.steps import quality
 
             return quality.make(config, filters)
+        case Karma():
+            from data_pipeline.steps import karma
+
+            return karma.make(config, lists)
         case GopherQuality() | GopherRepetition() | C4():
             from data_pipeline.steps import rules
 

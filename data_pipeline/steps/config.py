@@ -14,6 +14,14 @@ class Short(Section):
     characters: int = Field(200, gt=0, description="A document of fewer, outer white space aside, is dropped.")
 
 
+class Boilerplate(Section):
+    """Drops menus, forms, logins, error pages: what has few lines that are long and hold the end of a sentence."""
+
+    kind: Literal["boilerplate"] = Field(description="Pages that are not running text.")
+    characters: int = Field(300, ge=0, description="A page with fewer in lines of running text is dropped.")
+    share: float = Field(0.3, ge=0, le=1, description="So is one of whose characters a smaller share is in such lines.")
+
+
 class Language(Section):
     """Finds the language of a document, and keeps it by a list."""
 
@@ -36,6 +44,24 @@ class Quality(Section):
 
     kind: Literal["quality"] = Field(description="Documents by a quality filter.")
     filter: str = Field(description="Its name among the recipe's `filters`.")
+
+
+class Karma(Section):
+    """Keeps pages the likelier, the more karma the links to their domain have on a list of links."""
+
+    kind: Literal["karma"] = Field(description="Pages by the karma of their domain.")
+    links: str = Field(description="Its name among the recipe's `links`.")
+    least: int = Field(
+        100,
+        gt=0,
+        description="A page is kept whose domain has so much karma, all its submissions on the list together.",
+    )
+    share: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Of the pages of domains without karma so many are kept; in between it grows in a straight line.",
+    )
 
 
 class GopherQuality(Section):
@@ -92,5 +118,6 @@ class Mask(Section):
 
 Extractor = Literal["resiliparse", "trafilatura"]
 StepConfig = Annotated[
-    Short | Language | Linked | Quality | GopherQuality | GopherRepetition | C4 | Mask, Field(discriminator="kind")
+    Short | Boilerplate | Language | Linked | Karma | Quality | GopherQuality | GopherRepetition | C4 | Mask,
+    Field(discriminator="kind"),
 ]

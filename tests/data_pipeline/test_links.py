@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from corpora import contents, documents, page, prose, read_all, recipe, record, response, write_members
-from data_pipeline.config import RedditLinks
+from corpora import contents, documents, page, prose, recipe, record, response, write_members
 from data_pipeline.errors import InputError
 from data_pipeline.links import key_of
 from data_pipeline.prepare import prepare
@@ -48,7 +47,9 @@ SUBMISSIONS = [
     submission("http://[::1/"),
     "{broken\n",
 ]
-DROPPED = {"adult": 1, "broken_row": 1, "left_out": 1, "little_karma": 2, "no_address": 1, "no_link": 1}
+DROPPED = {
+    **{"adult": 1, "broken_row": 1, "left_out": 1, "little_karma": 1, "no_address": 1, "no_link": 1, "no_score": 1}
+}
 
 
 def crawl(path: Path, pages: int) -> Path:
@@ -103,6 +104,8 @@ def test_a_dump_that_changed_while_preparing_was_stopped_is_read_again(
     tmp_path: Path, sources: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And what was read by the old list as well; what no list is for stays."""
+    weighted = [{"kind": "karma", "links": "reddit", "least": 1, "share": 0}]
+    sources = sources | {"weighted": sources["crawl"] | {"steps": weighted}}
     asked = with_links(tmp_path, sources, paths=[tmp_path / "RS_2011-01.xz"])
     with monkeypatch.context() as stopped:
         stopped.setattr("data_pipeline.prepare._Preparation._make_tokenizer", lambda self: 1 / 0)
@@ -119,13 +122,7 @@ def test_a_dump_that_changed_while_preparing_was_stopped_is_read_again(
     assert {path: path.stat().st_mtime_ns for path in read.iterdir()} == before
     manifest = prepare(asked, tmp_path / "out", workers=1)
     assert manifest.links["reddit"].addresses == 6 and manifest.sources["webtext"].documents == 6
+    assert manifest.sources["weighted"].documents == 6
     fresh = tmp_path / "fresh"
     prepare(asked, fresh, workers=1)
     assert contents(tmp_path / "out") == contents(fresh)
-
-
-def test_a_real_month_of_reddit(shared_data: Path) -> None:
-    path = shared_data / "webtext" / "RS_v2_2005-06.xz"
-    items, dropped = read_all(path, RedditLinks(kind="reddit", paths=[path]))
-    assert len(items) + sum(dropped.values()) == 103 and len(items) > 20
-    assert all(key_of(item.text) is not None and "wikipedia.org" not in item.text for item in items)

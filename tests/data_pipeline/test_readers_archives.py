@@ -199,11 +199,3 @@ def test_every_record_of_real_archives_is_seen(shared_data: Path) -> None:
         assert len(seen) == len(re.findall(rb"(?m)^WARC/\d\.\d+\r?$", raw)), path
         if "as-found" not in path.name:
             assert all(each.exact for each in seen), path
-
-
-def test_real_pages(shared_data: Path) -> None:
-    read, dropped = read_all(shared_data / "warc" / "iana.warc.gz", WARC)
-    assert len(read) == 16
-    assert dropped == {"not_html": 28, "status_not_200": 4}
-    found, dropped = read_all(shared_data / "commoncrawl" / "CC-MAIN-2016-50-sample.as-found.warc.gz", WARC)
-    assert (len(found), dropped) == (0, {"broken_record": 6})
