@@ -54,7 +54,10 @@ Tolerance = Annotated[
 @app.command(epilog="Example: thalweg prepare configs/data/sample.yaml --out prepared/sample")
 def prepare(
     recipe: Annotated[Path, typer.Argument(metavar="DATA.yaml", help="The recipe.")],
-    out: Annotated[Path, typer.Option(help="Folder for the token shards.")],
+    out: Annotated[str, typer.Option(metavar="DIR|URL", help="For the token shards: a folder, or the URL of one.")],
+    work: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="With a URL: the folder to prepare in, and to upload from.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
     update: Annotated[
         bool, typer.Option(help="Make a folder of another recipe anew: what depends on a change.")
@@ -67,15 +70,21 @@ def prepare(
     """Turn raw corpora into token shards. Runs again only what is not done."""
     from launcher.config import load_recipe
     from launcher.logs import log_to_stderr
-    from launcher.prepare import report_table
+    from launcher.prepare import prepare_at, report_table
 
     log_to_stderr()
+    from data_pipeline.manifest import Manifest
     from data_pipeline.prepare import prepare as prepare_folder
     from data_pipeline.prepare_report import summary
 
-    manifest = prepare_folder(load_recipe(recipe), out, workers, update=update, keep_work=keep_work)
+    loaded = load_recipe(recipe)
+
+    def make(folder: Path) -> Manifest:
+        return prepare_folder(loaded, folder, workers, update=update, keep_work=keep_work)
+
+    manifest = prepare_at(loaded, out, work, make, update)
     if as_json:
-        print(json.dumps({"path": str(out), **summary(manifest)}))
+        print(json.dumps({"path": out, **summary(manifest)}))
     else:
         from rich.console import Console
 
