@@ -56,13 +56,44 @@ class Corpus(Section):
     )
 
 
-class FileSource(Corpus):
+LISTS = (".paths", ".paths.gz")
+"""How the names of lists of files end, as Common Crawl's do."""
+
+
+class Located(Section):
+    """Where files lie: on this machine, or in a store that fsspec knows."""
+
+    paths: list[Location] = Field(
+        min_length=1,
+        description="Files, folders or glob patterns, here or as URLs; a name that ends in .paths or .paths.gz is a "
+        "list of files, one a line.",
+    )
+    base: Location | None = Field(
+        None,
+        description="What the names in lists are relative to, such as https://data.commoncrawl.org/; by default the "
+        "folder of the list.",
+    )
+    files: int | None = Field(
+        None, gt=0, description="At most so many of the files, evenly spaced in their order: a sample of a crawl."
+    )
+    storage: dict[str, Any] | None = Field(
+        None, description="For these URLs instead of the recipe's `storage`, such as {anon: true}."
+    )
+
+    @model_validator(mode="after")
+    def _base_of_a_list(self) -> "Located":
+        if self.base is not None and not any(str(path).endswith(LISTS) for path in self.paths):
+            raise ValueError(f"base is for lists, whose names end in {' or '.join(LISTS)}; leave it out")
+        return self
+
+
+class FileSource(Corpus, Located):
     """A corpus in files of a container format that holds whole documents."""
 
     kind: Literal["warc", "wet", "mediawiki", "books"] = Field(
         description="warc: web pages; wet: text of web pages; mediawiki: XML dump; books: one plain-text file a book."
     )
-    paths: list[FilePath] = Field(default_factory=list, description="Files, folders or glob patterns.")
+    paths: list[Location] = Field(default_factory=list, description=Located.model_fields["paths"].description)
     sample: Literal["package_descriptions", "language_reference", "docstrings"] | None = Field(
         None, description="Instead of paths: text found on every machine with Python, put into the same containers."
     )
@@ -86,16 +117,17 @@ class FileSource(Corpus):
             raise ValueError(f"extractor is of kind warc, and this is of kind {self.kind}; leave it out")
         if bool(self.paths) == (self.sample is not None):
             raise ValueError("give either paths or sample")
+        if self.sample is not None and self.files is not None:
+            raise ValueError("files is for paths, and a sample has none; leave it out")
         if self.sample is not None and self.kind != SAMPLE_KINDS[self.sample]:
             raise ValueError(f"sample {self.sample} is of kind {SAMPLE_KINDS[self.sample]}, not {self.kind}")
         return self
 
 
-class TableSource(Corpus):
-    """A corpus in rows of local JSONL or Parquet files."""
+class TableSource(Corpus, Located):
+    """A corpus in rows of JSONL or Parquet files."""
 
     kind: Literal["jsonl", "parquet"] = Field(description="The format of the files.")
-    paths: list[FilePath] = Field(min_length=1, description="Files, folders or glob patterns.")
     text_key: str = Field("text", description="The column that holds the text.")
     id_key: str | None = Field(None, description="The column that names the document; its row number otherwise.")
 
@@ -115,13 +147,12 @@ class HubSource(Corpus):
 SourceConfig = Annotated[FileSource | TableSource | HubSource, Field(discriminator="kind")]
 
 
-class RedditLinks(Section):
+class RedditLinks(Located):
     """A list of links that people found worth reading, by the karma of the submissions that name them."""
 
     kind: Literal["reddit"] = Field(
         description="Submissions of Reddit, as JSON lines (RS_2011-01.zst and the like) or CSV."
     )
-    paths: list[FilePath] = Field(min_length=1, description="Files, folders or glob patterns.")
     karma: int = Field(3, description="A link of a submission with less is not taken; 3 is WebText's.")
     without: list[str] = Field(
         ["wikipedia.org", "reddit.com", "redd.it"],
@@ -145,6 +176,11 @@ class Recipe(Section):
         None, description="Leaves out what is in the corpora already; {} takes what is as by default."
     )
     decontaminate: Decontaminate | None = Field(None, description="Cuts examples of evaluation sets out.")
+    storage: dict[str, Any] = Field(
+        default_factory=dict,
+        description="What fsspec needs to open URLs besides what it finds in the environment, such as endpoint_url: no "
+        "secrets here.",
+    )
     validation_fraction: float = Field(
         0.005, ge=0, lt=1, description="Share of the documents, chosen by the hash of their text, held out of training."
     )

@@ -9,14 +9,15 @@ from typing import Any
 import xxhash
 
 from data_pipeline import evaluation_sets, sample, tokenizer
-from data_pipeline.config import FileSource, HubSource, Recipe, RedditLinks, SourceConfig, TokenizerConfig
+from data_pipeline.config import FileSource, HubSource, Located, Recipe, RedditLinks, SourceConfig, TokenizerConfig
 from data_pipeline.decontaminate_config import Decontaminate
 from data_pipeline.errors import InputError
 from data_pipeline.executor import hash_of, key_of
-from data_pipeline.finding import each_once, files_of_kind, names_of
+from data_pipeline.finding_remote import files_in
 from data_pipeline.manifest import FORMAT_VERSION
 from data_pipeline.quality_config import FilterConfig
 from data_pipeline.reading import Task
+from data_pipeline.remote_inputs import InputFile, RemoteFile, Store
 
 log = logging.getLogger("thalweg.prepare")
 
@@ -37,7 +38,7 @@ BOOKS_PER_TASK = 64
 
 
 class MissingInputError(InputError):
-    """A path of a recipe at which there is nothing."""
+    """A path of a recipe at which there is nothing, or that cannot be looked at now."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Inputs:
     source: str
     """Of a list of links, `links.` and its name."""
     config: SourceConfig | RedditLinks
-    files: tuple[tuple[Path, str], ...]
+    files: tuple[tuple[InputFile, str], ...]
 
     def tasks(self) -> list[Task]:
         """The files dealt to tasks, in order."""
@@ -55,7 +56,7 @@ class Inputs:
         return [Task(self.source, self.config, self.files[at : at + step]) for at in range(0, len(self.files), step)]
 
     @property
-    def found_files(self) -> tuple[tuple[Path, str], ...]:
+    def found_files(self) -> tuple[tuple[InputFile, str], ...]:
         """The files that were there before; none where they are made or fetched here."""
         made_here = isinstance(self.config, HubSource) or getattr(self.config, "sample", None)
         return () if made_here else self.files
@@ -64,7 +65,7 @@ class Inputs:
 def find(recipe: Recipe, work: Path) -> list[Inputs]:
     """The input files of every source and list; a sample's lie in `work`, and are named though they are not made yet.
 
-    Raises one InputError that names every path at which there is nothing.
+    Raises one MissingInputError that names every path at which there is nothing, or what a store said instead.
     """
     found: list[Inputs] = []
     missing: list[str] = []
@@ -73,15 +74,18 @@ def find(recipe: Recipe, work: Path) -> list[Inputs]:
             found.append(Inputs(name, config, ((Path(config.dataset), config.dataset),)))
             continue
         if isinstance(config, FileSource) and config.sample is not None:
-            files = [work / "sample" / name / sample.FILES[config.sample]]
-        else:
-            files = []
-            for path in config.paths:
-                files += (at_path := files_of_kind(path, SUFFIXES[config.kind], log))
-                if not at_path:
-                    missing.append(f"{'' if name.startswith(LINKS) else 'sources.'}{name}.paths: {path}")
-        unique = each_once(files)
-        found.append(Inputs(name, config, tuple(zip(unique, names_of(unique), strict=True))))
+            file = sample.FILES[config.sample]
+            found.append(Inputs(name, config, ((work / "sample" / name / file, file),)))
+            continue
+        key = name if name.startswith(LINKS) else f"sources.{name}"
+        storage, options = (recipe.storage, "storage") if config.storage is None else (config.storage, f"{key}.storage")
+        store = Store(storage, options, work / "fetched")
+        try:
+            files, absent = files_in(config, SUFFIXES[config.kind], store, log)
+        except InputError as error:
+            raise MissingInputError(f"{key}.paths: {error}") from None
+        missing += [f"{key}.paths: {path}" for path in absent]
+        found.append(Inputs(name, config, tuple(files)))
     if missing:
         raise MissingInputError(
             f"{'; '.join(missing)}: no such file, or no file matches; mend the path or fetch the corpus"
@@ -95,7 +99,7 @@ def recipe_hash(recipe: Recipe, inputs: Sequence[Inputs]) -> str:
     Where the files lie does not matter. What is as by default is left out, so that a release which knows more has the
     same hash of what was asked.
     """
-    elsewhere = {"sources", "links", "tokenizer", "filters", "decontaminate"}
+    elsewhere = {"sources", "links", "tokenizer", "filters", "decontaminate", "storage"}
     whole = recipe.model_dump(mode="json", exclude_defaults=True, exclude=elsewhere)
     corpora = {each.source: [described(each.config), _sizes(each)] for each in inputs}
     return key_of(
@@ -106,7 +110,7 @@ def recipe_hash(recipe: Recipe, inputs: Sequence[Inputs]) -> str:
 
 def described(config: SourceConfig | RedditLinks) -> dict[str, Any]:
     """What a source's configuration decides, apart from its files; of a sample what it is made from."""
-    plain = config.model_dump(mode="json", exclude_defaults=True, exclude={"paths"})
+    plain = config.model_dump(mode="json", exclude_defaults=True, exclude=set(Located.model_fields))
     if isinstance(config, FileSource) and config.sample is not None:
         plain["sample"] = sample.identity(config.sample)
     return plain
@@ -141,14 +145,25 @@ def _described_sets(config: Decontaminate | None) -> dict[str, Any] | None:
     return plain
 
 
-def _sizes(inputs: Inputs) -> list[tuple[str, int]]:
-    return [(name, path.stat().st_size) for path, name in inputs.found_files]
-
-
-def files_of(task: Task) -> list[tuple[str, int, int]]:
-    """Names of a task's files with size and time of change; of those that are made here, -1."""
-    stats = [(name, path.stat() if path.exists() else None) for path, name in task.files]
-    made_here = isinstance(task.config, HubSource) or getattr(task.config, "sample", None)
+def _sizes(inputs: Inputs) -> list[tuple[str, int | None]]:
     return [
-        (name, -1, -1) if made_here or stat is None else (name, stat.st_size, stat.st_mtime_ns) for name, stat in stats
+        (name, file.size if isinstance(file, RemoteFile) else file.stat().st_size) for file, name in inputs.found_files
     ]
+
+
+def files_of(task: Task) -> list[tuple[str, int | None, int | str | None]]:
+    """Names of a task's files with size and time of change, or version; of those that are made here, -1.
+
+    Of files elsewhere None where their store was not asked.
+    """
+    if isinstance(task.config, HubSource) or getattr(task.config, "sample", None):
+        return [(name, -1, -1) for _, name in task.files]
+    return [(name, *_state(file)) for file, name in task.files]
+
+
+def _state(file: InputFile) -> tuple[int | None, int | str | None]:
+    if isinstance(file, RemoteFile):
+        return file.size, file.version
+    if not file.exists():
+        return -1, -1
+    return (found := file.stat()).st_size, found.st_mtime_ns

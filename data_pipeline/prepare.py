@@ -173,6 +173,7 @@ class _Preparation:
         for each in self._inputs:
             if isinstance(each.config, FileSource) and each.config.sample is not None:
                 [(path, _)] = each.files
+                assert isinstance(path, Path)
                 if not path.exists():
                     log.info("%s: collecting %s of this machine", each.source, each.config.sample.replace("_", " "))
                     sample.make(each.config.sample, path)

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from datatrove.data import Document, DocumentsPipeline
@@ -13,6 +12,7 @@ from data_pipeline.config import RedditLinks, SourceConfig
 from data_pipeline.errors import InputError
 from data_pipeline.readers.base import Drop, Item, Reader
 from data_pipeline.readers.files import Damaged
+from data_pipeline.remote_inputs import InputFile, on_disk
 
 log = logging.getLogger("thalweg.prepare")
 
@@ -23,7 +23,7 @@ class Task:
 
     source: str
     config: SourceConfig | RedditLinks
-    files: tuple[tuple[Path, str], ...]
+    files: tuple[tuple[InputFile, str], ...]
 
 
 def reader_of(kind: str) -> Reader:
@@ -70,8 +70,8 @@ class ReadFiles(PipelineStep):  # type: ignore[misc]
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Yields the documents of task `rank`."""
         task = self._tasks[rank]
-        for path, name in task.files:
-            for item in self._items(path, task):
+        for file, name in task.files:
+            for item in self._items(file, task, rank):
                 self.stat_update("read")
                 if isinstance(item, Drop):
                     self.stat_update(f"dropped/{item.reason}")
@@ -80,17 +80,22 @@ class ReadFiles(PipelineStep):  # type: ignore[misc]
                 item.id = item.id or f"{name}#{item.metadata['offset']}"
                 yield item
 
-    def _items(self, path: Path, task: Task) -> Iterator[Item]:
+    def _items(self, file: InputFile, task: Task, rank: int) -> Iterator[Item]:
         documents = 0
-        try:
-            for item in reader_of(task.config.kind)(path, task.config):
-                documents += isinstance(item, Document)
-                yield item
-        except Damaged as damage:
-            what = f"{path}: breaks off at byte {damage.position:,} after {documents:,} documents ({damage.reason})"
-            if self._damaged_files == "error":
-                raise InputError(f"{what}; fetch it again, or set damaged_files: keep") from None
-            log.warning("%s; the documents before are kept", what)
-            yield Drop("damaged_file")
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror or error}); mend it or leave it out") from None
+        with on_disk(file, f"{task.source}/{rank:05d}") as path:
+            try:
+                for item in reader_of(task.config.kind)(path, task.config):
+                    documents += isinstance(item, Document)
+                    yield item
+            except Damaged as damage:
+                what = f"{file}: breaks off at byte {damage.position:,} after {documents:,} documents ({damage.reason})"
+                if self._damaged_files == "error":
+                    raise InputError(f"{what}; fetch it again, or set damaged_files: keep") from None
+                log.warning("%s; the documents before are kept", what)
+                yield Drop("damaged_file")
+            except OSError as error:
+                raise InputError(
+                    f"{file}: cannot be read ({error.strerror or error}); mend it or leave it out"
+                ) from None
+            except InputError as error:
+                raise InputError(str(error).replace(str(path), str(file))) from None

@@ -8,7 +8,8 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote
@@ -21,6 +22,8 @@ FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
 """Seconds before the second attempt and at most; doubled in between, and each shaken by half of itself."""
 STALL = 60.0
 """Seconds without one answer after which a read is given up."""
+LISTING = 1800.0
+"""The same of a listing, which is one call and many answers: 1000 names each on most stores."""
 RANGE = 16 * 2**20
 """Bytes of one read: large enough for an object store, small enough that `STALL` means a stall."""
 SMALL = 2**28
@@ -36,7 +39,7 @@ PACKAGES = {
     "http": "aiohttp", "https": "aiohttp", "sftp": "paramiko", "ssh": "paramiko", "oci": "ocifs", "oss": "ossfs",
     "hf": "huggingface_hub",
 }  # fmt: skip
-DENIED = (401, 403)
+DENIED, MISSING = (401, 403), (404, 410)
 
 log = logging.getLogger("thalweg.cache")
 T = TypeVar("T")
@@ -99,12 +102,11 @@ class RemoteFolder:
         # As a range: s3fs asks for the size of a whole file first, and goes on to list the bucket when that fails.
         return self._watched(name, lambda: bytes(self._store.cat_file(f"{self._path}/{name}", start=0, end=SMALL)))
 
-    def pieces(self, name: str, size: int) -> Iterator[bytes]:
-        """The `size` bytes of a file, range by range.
+    def pieces(self, name: str, size: int, at: int = 0) -> Iterator[bytes]:
+        """The `size` bytes of a file, from the byte `at` on, range by range.
 
         Raises DamageError where it ends too early, InputError where it goes on, and as `read` does.
         """
-        at = 0
         while at < size:
             stop = min(at + RANGE, size)
             asked = stop + (stop == size)  # one byte more tells of a file that goes on
@@ -113,13 +115,47 @@ class RemoteFolder:
                 data, stop = data[at:], size
             if len(data) > size or (stop == size and len(data) == asked - at):
                 raise InputError(
-                    f"{self.url(name)}: has more than the {size} bytes that its manifest says; "
+                    f"{self.url(name)}: has more than the {size} bytes that it should have; "
                     f"it was replaced there: restore it or {self._anew}"
                 )
             if len(data) != stop - at:
                 raise DamageError(f"gave {len(data)} bytes from {at} on instead of {stop - at}")
             yield data
             at = stop
+
+    def info(self, name: str) -> dict[str, Any] | None:
+        """What the store says of a file or folder: its `type`, perhaps its `size`; None where there is none."""
+
+        def look() -> dict[str, Any] | None:
+            self._store.invalidate_cache()
+            try:
+                return dict(self._store.info(f"{self._path}/{name}".rstrip("/")))
+            except FileNotFoundError as error:
+                # The file system of HTTP takes every fault for a file that is not there.
+                if error.__cause__ is None or getattr(error.__cause__, "status", None) in MISSING:
+                    return None
+                raise error.__cause__ from None
+
+        return self._watched(name, look)
+
+    def files(self, pattern: str | None = None) -> dict[str, dict[str, Any]]:
+        """What the store says of each file below the folder, or of those that match, by their names in it."""
+
+        def look() -> dict[str, dict[str, Any]]:
+            self._store.invalidate_cache()
+            try:
+                if pattern is None:
+                    return dict(self._store.find(self._path, detail=True))
+                return dict(self._store.glob(f"{self._path}/{pattern}", detail=True))
+            except FileNotFoundError:
+                return {}
+
+        found, top = self._watched(pattern or "", look, LISTING), f"{self._path}/"
+        return {
+            path.removeprefix(top): info
+            for path, info in found.items()
+            if info["type"] == "file" and path.startswith(top) and not path.endswith("/")
+        }
 
     def exists(self, name: str) -> bool:
         """Whether there is such a file now."""
@@ -165,7 +201,7 @@ class RemoteFolder:
         """Takes a file away."""
         self._watched(name, lambda: self._store.rm_file(f"{self._path}/{name}"))
 
-    def _watched(self, name: str, call: Callable[[], T]) -> T:
+    def _watched(self, name: str, call: Callable[[], T], stall: float | None = None) -> T:
         """Calls in a thread of its own, which is left behind where it hangs: nothing can end it from outside.
 
         Raises InputError for what no repetition mends, TimeoutError for a stall, or what the store raises.
@@ -179,13 +215,14 @@ class RemoteFolder:
                 answers.put(error)
 
         threading.Thread(target=answer, name="thalweg-read", daemon=True).start()
-        deadline = time.monotonic() + STALL
+        stall = STALL if stall is None else stall
+        deadline = time.monotonic() + stall
         while not self._closed.is_set():
             try:
                 found = answers.get(timeout=POLL)
             except queue.Empty:
                 if time.monotonic() > deadline:
-                    raise TimeoutError(f"no answer for {STALL:g} s") from None
+                    raise TimeoutError(f"no answer for {stall:g} s") from None
                 continue
             if isinstance(found, Exception):
                 self._refuse(name, found)
@@ -250,6 +287,18 @@ class RemoteFolder:
         if isinstance(error, DamageError):
             return text[:300]
         return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+
+
+def for_all(names: Iterable[str], work: Callable[[str], None], at_once: int) -> None:
+    """Does it for all of them, a few at a time; raises what the first one that failed raised, the rest undone."""
+    with ThreadPoolExecutor(at_once, thread_name_prefix="thalweg-copy") as threads:
+        under_way = [threads.submit(work, name) for name in names]
+        try:
+            for each in under_way:
+                each.result()
+        except BaseException:
+            threads.shutdown(cancel_futures=True)
+            raise
 
 
 def _secrets(origin: str, storage: Any) -> list[str]:

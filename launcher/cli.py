@@ -66,7 +66,10 @@ class Executor(StrEnum):
 )
 def prepare(
     recipe: Annotated[Path, typer.Argument(metavar="DATA.yaml", help="The recipe.")],
-    out: Annotated[Path, typer.Option(help="Folder for the token shards.")],
+    out: Annotated[str, typer.Option(metavar="DIR|URL", help="For the token shards: a folder, or the URL of one.")],
+    work: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="With a URL: the folder to prepare in, and to upload from.")
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(min=1, help="Tasks at a time; by default the cores of this machine, or all that a cluster gives."),
@@ -93,18 +96,24 @@ def prepare(
     """
     from launcher.config import load_recipe
     from launcher.logs import log_to_stderr
-    from launcher.prepare import report_table
+    from launcher.prepare import prepare_at, report_table
 
     log_to_stderr()
+    from data_pipeline.manifest import Manifest
     from data_pipeline.prepare import prepare as prepare_folder
     from data_pipeline.prepare_report import summary
     from launcher.prepare_engine import engine_of
 
+    loaded = load_recipe(recipe)
     asked = {"time": time, "partition": partition, "account": account, "memory": memory}
     engine = engine_of(executor, workers, recipe, asked)
-    manifest = prepare_folder(load_recipe(recipe), out, engine=engine, update=update, keep_work=keep_work)
+
+    def make(folder: Path) -> Manifest:
+        return prepare_folder(loaded, folder, engine=engine, update=update, keep_work=keep_work)
+
+    manifest = prepare_at(loaded, out, work, make, update)
     if as_json:
-        print(json.dumps({"path": str(out), **summary(manifest)}))
+        print(json.dumps({"path": out, **summary(manifest)}))
     else:
         from rich.console import Console
 

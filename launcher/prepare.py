@@ -3,14 +3,17 @@
 import logging
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock
 from rich.table import Table
 
-from data_pipeline.config import DataConfig
+from data_pipeline.config import DataConfig, Recipe
+from data_pipeline.errors import InputError
 from data_pipeline.manifest import Manifest
 from data_pipeline.prepare_report import summary
+from data_pipeline.urls import is_url, without_password
 from launcher.config import load_recipe
 
 log = logging.getLogger("thalweg.prepare")
@@ -40,7 +43,20 @@ def ensure_prepared(data: DataConfig) -> None:
             log.warning("%s is taken as it is: its recipe cannot be compared (%s)", data.folder, error)
 
 
-def report_table(manifest: Manifest, out: Path) -> Table:
+def prepare_at(recipe: Recipe, out: str, work: Path | None, make: Callable[[Path], Manifest], update: bool) -> Manifest:
+    """Has `make` prepare into the folder `out`, or into `work` what is uploaded to the URL `out`."""
+    if not is_url(out):
+        if work is not None:
+            raise InputError("--work: goes with an --out that is a URL; leave it out")
+        return make(Path(out))
+    if work is None:
+        raise InputError(f"--out {without_password(out)}: is a URL; name a folder of this machine with --work, too")
+    from data_pipeline.publish import prepare_at_url
+
+    return prepare_at_url(recipe, out, work, make, update)
+
+
+def report_table(manifest: Manifest, out: str) -> Table:
     """Per source the documents read, dropped by step or reason and kept, the tokens, and what was masked and cut."""
     sources = summary(manifest)["sources"]
     more = [name for name in ("masked", "split") if any(source[name] for source in sources.values())]

@@ -8,8 +8,7 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,7 +16,7 @@ import xxhash
 
 from data_pipeline.durable import to_disk
 from data_pipeline.errors import InputError
-from data_pipeline.remote_files import ClosedError, DamageError, RemoteFolder
+from data_pipeline.remote_files import ClosedError, DamageError, RemoteFolder, for_all
 from data_pipeline.shards import FileEntry
 from training.checkpoint import CheckpointManifest
 from training.fence import Superseded
@@ -63,7 +62,7 @@ class Copies:
             if is_there:  # of another life: invisible while its files are replaced
                 check()
                 self._remote.remove(f"{folder.name}/manifest.json")
-            _all_of(lambda name: self._write(f"{folder.name}/{name}", folder / name, check), entries)
+            for_all(entries, lambda name: self._write(f"{folder.name}/{name}", folder / name, check), AT_ONCE)
             # As it was read before: should the run have replaced the folder meanwhile, the next copy will see that.
             self._write_bytes(f"{folder.name}/manifest.json", manifest, check)
         self._write_bytes("latest", f"{folder.name}\n".encode(), check)
@@ -80,7 +79,7 @@ class Copies:
         for each in map(PurePosixPath, entries):
             if each.is_absolute() or ".." in each.parts:
                 raise InputError(f"{self.url(name)}/manifest.json: names a file outside its folder, {each}; restore it")
-        _all_of(lambda each: self._fetch_file(f"{name}/{each}", hidden / each, entries[each]), entries)
+        for_all(entries, lambda each: self._fetch_file(f"{name}/{each}", hidden / each, entries[each]), AT_ONCE)
         for folder in {hidden, *(path for path in hidden.iterdir() if path.is_dir())}:
             to_disk(folder)
         hidden.rename(final)
@@ -117,18 +116,6 @@ class Copies:
             raise ClosedError(f"{self.url(name)}: was no longer wanted")
         check()
         self._remote.retried(name, lambda: self._remote.write(name, path), "written")
-
-
-def _all_of(work: Callable[[str], None], names: Iterable[str]) -> None:
-    """Does it for all of them, a few at a time; raises what the first one that failed raised, the rest undone."""
-    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="thalweg-copy") as threads:
-        under_way = [threads.submit(work, name) for name in names]
-        try:
-            for each in under_way:
-                each.result()
-        except BaseException:
-            threads.shutdown(cancel_futures=True)
-            raise
 
 
 class Copier:
