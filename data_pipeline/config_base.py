@@ -32,6 +32,8 @@ FilePath = Annotated[Path, BeforeValidator(_beside_its_file)]
 def _url_or_path(value: Any) -> Any:
     if isinstance(value, str) and is_url(value) and user_of(value):
         raise ValueError("holds a user or password, and is written into the run folder; put them into the environment")
+    if not isinstance(value, str | Path):
+        raise ValueError("is no path or URL")
     return str(value) if isinstance(value, str) and is_url(value) else _beside_its_file(value)
 
 

@@ -33,10 +33,13 @@ class Language(Section):
 
 
 class Linked(Section):
-    """Keeps pages whose address a list of links has."""
+    """Keeps pages whose address a list of links has, or the others."""
 
     kind: Literal["linked"] = Field(description="Pages by a list of links.")
     links: str = Field(description="Its name among the recipe's `links`.")
+    keep: Literal["linked", "others"] = Field(
+        "linked", description="others: what the list does not name, where the rest is a source of its own."
+    )
 
 
 class Quality(Section):

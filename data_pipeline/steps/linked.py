@@ -1,4 +1,4 @@
-"""Keeps the pages that a list of links names."""
+"""Keeps the pages that a list of links names, or the others."""
 
 from collections import Counter
 from pathlib import Path
@@ -12,10 +12,12 @@ from data_pipeline.steps.config import Linked
 
 def make(config: Linked, lists: Path) -> Step:
     """The step of a recipe; `lists` is the folder with the lists by name."""
+    keeps_linked = config.keep == "linked"
     links = LinkList(lists / f"{config.links}.npy")
 
     def linked(document: Document, counts: Counter[str]) -> str | None:
         url = document.metadata.get("url")
-        return None if url is not None and url in links else "not_linked"
+        is_linked = url is not None and url in links
+        return None if is_linked == keeps_linked else "linked" if is_linked else "not_linked"
 
     return linked

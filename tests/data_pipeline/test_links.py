@@ -65,7 +65,12 @@ def sources(tmp_path: Path) -> dict[str, Any]:
     crawl(tmp_path / "crawl.warc.gz", 12)
     (tmp_path / "RS_2011-01.xz").write_bytes(lzma.compress("".join(SUBMISSIONS).encode()))
     whole = {"kind": "warc", "paths": [tmp_path / "crawl.warc.gz"]}
-    return {"webtext": whole | {"steps": [{"kind": "linked", "links": "reddit"}]}, "crawl": whole}
+    linked = {"kind": "linked", "links": "reddit"}
+    return {
+        "webtext": whole | {"steps": [linked]},
+        "crawl": whole,
+        "rest": whole | {"steps": [linked | {"keep": "others"}]},
+    }
 
 
 def with_links(tmp_path: Path, sources: dict[str, Any], **options: Any) -> Any:
@@ -78,6 +83,7 @@ def test_linked_pages_are_a_source_of_their_own(tmp_path: Path, sources: dict[st
     assert (entry.read, entry.addresses, entry.dropped) == (len(SUBMISSIONS), 5, DROPPED)
     assert manifest.sources["crawl"].documents == 12
     assert manifest.sources["webtext"].dropped == {"not_linked": 7}
+    assert manifest.sources["rest"].dropped == {"linked": 5} and manifest.sources["rest"].documents == 7
     urls = {origin["url"] for _, _, origin in documents(tmp_path / "one", manifest, "webtext")}
     assert urls == {f"http://site{n}.org/page/{n}" for n in range(5)}
     prepare(with_links(tmp_path, sources, paths=[tmp_path / "RS_2011-01.xz"]), tmp_path / "two", workers=2)
