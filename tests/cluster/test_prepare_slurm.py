@@ -29,7 +29,7 @@ while os.environ.get("SLURM_ARRAY_TASK_ID") == "1" and os.path.exists({hold!r}):
 
 
 class Preparing:
-    """`thalweg prepare --executor slurm` of three files of pages and one of rows, into `out`."""
+    """`thalweg prepare --executor slurm` of three files of pages, twins of each other, and one of rows, into `out`."""
 
     def __init__(self, slurm: Slurm, folder: Path) -> None:
         self.slurm, self.folder, self.out = slurm, folder, folder / "made on nodes"
@@ -38,6 +38,7 @@ class Preparing:
         self.recipe: dict[str, Any] = {
             "tokenizer": {"train": {"vocab_size": 400}},
             "shard_tokens": 2000,
+            "deduplicate": {},
             "sources": {
                 "web": {"kind": "warc", "paths": [f"{folder}/*.warc.gz"]},
                 "rows": {"kind": "jsonl", "paths": [f"{folder}/rows.jsonl"]},
