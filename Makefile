@@ -9,7 +9,8 @@ STREAM_BENCH := .stream-bench-venv
 STREAM_BENCH_INSTALLED := $(STREAM_BENCH)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup smoke test test-fast lint types format reference bench-env bench stream-bench-env stream-bench clean
+.PHONY: help setup smoke test test-fast lint types format reference bench-env bench stream-bench-env stream-bench \
+	prepare-bench clean
 
 help: ## What the targets do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +66,10 @@ $(STREAM_BENCH_INSTALLED): benchmarks/requirements-stream.txt
 
 stream-bench: setup stream-bench-env ## The stream against other loaders, into benchmarks/results; on a quiet machine
 	$(BIN)/python benchmarks/stream.py --cold --scale --out benchmarks/results
+
+prepare-bench: setup ## Preparing against datatrove's own blocks, into benchmarks/results; on a quiet machine
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench-prepare]'
+	$(BIN)/python benchmarks/prepare.py --out benchmarks/results
 
 clean: ## Remove the environment and caches; runs/ and prepared/ stay
 	rm -rf $(VENV) $(BENCH) $(STREAM_BENCH) .mypy_cache .pytest_cache .ruff_cache .hypothesis thalweg.egg-info

@@ -32,6 +32,12 @@ class Ratio:
             return "met"
         return "not met" if self.high < target else "unresolved"
 
+    def at_most(self, target: float) -> Verdict:
+        """Whether the true ratio is `target` or less."""
+        if self.high <= target:
+            return "met"
+        return "not met" if self.low > target else "unresolved"
+
 
 def paired_ratio(theirs: Sequence[float], ours: Sequence[float]) -> Ratio:
     """How many times as much theirs is as ours, round by round; the interval is infinite below 6 rounds."""

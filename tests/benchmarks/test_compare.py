@@ -39,3 +39,10 @@ def test_too_few_rounds_resolve_nothing() -> None:
 )
 def test_the_lower_bound_counts(low: float, high: float, verdict: str) -> None:
     assert Ratio(1.3, low, high).at_least(1.3) == verdict
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"), [(0.9, 1.1, "met"), (1.09, 1.11, "unresolved"), (1.11, 1.3, "not met")]
+)
+def test_the_upper_bound_counts_for_what_is_to_be_small(low: float, high: float, verdict: str) -> None:
+    assert Ratio(1.1, low, high).at_most(1.1) == verdict
