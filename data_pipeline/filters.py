@@ -54,7 +54,7 @@ class Filters:
         ]
         collecting = Stage(folder / "collect", keys)
         steps = ApplySteps(sampled, lists, self.folder, samples)
-        reader = ReadFiles(sampled, "keep")
+        reader = ReadFiles(sampled, "keep", lists)
         collecting.run([reader, DropEmpty(), steps, CollectExamples(examples, most)], engine)
         files = {
             source: [path for path, task in zip(examples, sampled, strict=True) if task.source == source]

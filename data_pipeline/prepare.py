@@ -206,7 +206,7 @@ class _Preparation:
         log.info("reading: %d sources, %d tasks", len(self._recipe.sources), len(self._tasks))
         self._reading = Stage(self._work / "read", [self._read_key(task) for task in self._tasks])
         self._forget_damage(self._reading)
-        reader = ReadFiles(self._tasks, self._recipe.damaged_files)
+        reader = ReadFiles(self._tasks, self._recipe.damaged_files, self._lists)
         steps = [
             DropEmpty(),
             ApplySteps(self._tasks, self._lists, self._filters.folder, self._samples),

@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 from datatrove.data import Document, DocumentsPipeline
@@ -13,6 +15,8 @@ from data_pipeline.errors import InputError
 from data_pipeline.readers.base import Drop, Item, Reader
 from data_pipeline.readers.files import Damaged
 from data_pipeline.remote_inputs import InputFile, on_disk
+from data_pipeline.steps.config import Linked
+from data_pipeline.steps.linked import by_address
 
 log = logging.getLogger("thalweg.prepare")
 
@@ -57,15 +61,16 @@ class ReadFiles(PipelineStep):  # type: ignore[misc]
     """The first step of a reading pipeline: all documents of a task's files, in order.
 
     Counts `read` and `dropped/<reason>`. Raises InputError for a file that cannot be read, or that breaks off
-    unless `damaged_files` is "keep".
+    unless `damaged_files` is "keep". Where the first step of a source of web archives is `linked`, pages are dropped
+    by their address before their text is looked for; `lists` is the folder with the lists of links then.
     """
 
     name = "files"
     type = "READER"
 
-    def __init__(self, tasks: list[Task], damaged_files: Literal["error", "keep"]) -> None:
+    def __init__(self, tasks: list[Task], damaged_files: Literal["error", "keep"], lists: Path | None = None) -> None:
         super().__init__()
-        self._tasks, self._damaged_files = tasks, damaged_files
+        self._tasks, self._damaged_files, self._lists = tasks, damaged_files, lists
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Yields the documents of task `rank`."""
@@ -80,11 +85,19 @@ class ReadFiles(PipelineStep):  # type: ignore[misc]
                 item.id = item.id or f"{name}#{item.metadata['offset']}"
                 yield item
 
+    def _reader(self, task: Task) -> Reader:
+        steps = getattr(task.config, "steps", [])
+        if task.config.kind == "warc" and self._lists is not None and steps and isinstance(steps[0], Linked):
+            from data_pipeline.readers import warc
+
+            return partial(warc.read, dropped=by_address(steps[0], self._lists))
+        return reader_of(task.config.kind)
+
     def _items(self, file: InputFile, task: Task, rank: int) -> Iterator[Item]:
         documents = 0
         with on_disk(file, f"{task.source}/{rank:05d}") as path:
             try:
-                for item in reader_of(task.config.kind)(path, task.config):
+                for item in self._reader(task)(path, task.config):
                     documents += isinstance(item, Document)
                     yield item
             except Damaged as damage:

@@ -17,17 +17,22 @@ from data_pipeline.readers.records import WARC, Record, records
 _HTML = ("text/html", "application/xhtml+xml")
 
 
-def read(path: Path, source: FileSource) -> Iterator[Item]:
-    """One item a response: records of other types (requests, metadata, revisits) hold no page of their own."""
+def read(
+    path: Path, source: FileSource, dropped: Callable[[str | None], str | None] = lambda url: None
+) -> Iterator[Item]:
+    """One item a response: records of other types (requests, metadata, revisits) hold no page of their own.
+
+    Pages for whose address `dropped` gives a reason are dropped before their text is looked for, which takes longest.
+    """
     extract = _by_trafilatura if source.extractor == "trafilatura" else _by_resiliparse
     for record in records(path, ARC if is_arc(path) else WARC):
         if record.kind in ("response", None):
-            yield _page(record, extract)
+            yield _page(record, extract, dropped)
         elif record.kind == "conversion" or record.is_wat:
             yield Drop("other_format")
 
 
-def _page(record: Record, extract: Callable[[str], str]) -> Item:
+def _page(record: Record, extract: Callable[[str], str], dropped: Callable[[str | None], str | None]) -> Item:
     response, body = _response(record) if record.exact else (None, b"")
     if response is None:
         return Drop("broken_record")
@@ -37,6 +42,8 @@ def _page(record: Record, extract: Callable[[str], str]) -> Item:
         return Drop("status_not_200")
     if (response.http_content_type or "").lower() not in _HTML:
         return Drop("not_html")
+    if (reason := dropped(record.url)) is not None:
+        return Drop(reason)
     html = _decoded(body, response.http_charset)
     if html is None:
         return Drop("undecodable")

@@ -11,6 +11,7 @@ from corpora import contents, documents, page, prose, recipe, record, response, 
 from data_pipeline.errors import InputError
 from data_pipeline.links import key_of
 from data_pipeline.prepare import prepare
+from data_pipeline.readers import warc
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,16 @@ def test_linked_pages_are_a_source_of_their_own(tmp_path: Path, sources: dict[st
     assert urls == {f"http://site{n}.org/page/{n}" for n in range(5)}
     prepare(with_links(tmp_path, sources, paths=[tmp_path / "RS_2011-01.xz"]), tmp_path / "two", workers=2)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_pages_that_no_link_names_are_not_looked_into(
+    tmp_path: Path, sources: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+    monkeypatch.setattr(warc, "_by_resiliparse", lambda html: looked.append(html) or "A text.")
+    dump = [tmp_path / "RS_2011-01.xz"]
+    manifest = prepare(with_links(tmp_path, {"webtext": sources["webtext"]}, paths=dump), tmp_path / "one", workers=1)
+    assert manifest.sources["webtext"].dropped == {"not_linked": 7} and len(looked) == 5
 
 
 def test_a_list_of_another_karma_is_another_recipe_and_an_empty_one_is_refused(
