@@ -161,6 +161,10 @@ class RedditLinks(Located):
     adult: bool = Field(False, description="Whether links are taken of submissions that say they are for adults.")
 
 
+_NAMES = ("links", "filter")
+"""Keys by which steps name what the recipe makes for them."""
+
+
 class Recipe(Section):
     """How raw corpora become a prepared folder: the whole of a DATA.yaml."""
 
@@ -210,6 +214,12 @@ class Recipe(Section):
                     raise ValueError(f"sources.{name}.steps: {links} is none of the recipe's links")
                 if filter_ is not None and filter_ not in self.filters:
                     raise ValueError(f"sources.{name}.steps: {filter_} is none of the recipe's filters")
+        used = {getattr(step, key, None) for source in self.sources.values() for step in source.steps for key in _NAMES}
+        for section, kind in (("links", "linked or karma"), ("filters", "quality")):
+            if unused := [name for name in getattr(self, section) if name not in used]:
+                raise ValueError(
+                    f"{section}.{unused[0]}: no source has a step {kind} that names it; add one, or leave it out"
+                )
         for name, config in self.filters.items():
             for each in (*config.positives, *config.negatives):
                 if each not in self.sources:

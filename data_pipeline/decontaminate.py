@@ -221,19 +221,23 @@ class Decontamination:
         InputError for evaluation sets that cannot be read.
         """
         self._hits = [self._folder / "hits" / f"{rank:05d}.hits" for rank in range(len(keys))]
-        sets = self._config.model_dump(mode="json", include={"sets", "ngram"})
-        state = {name: _state(files_of(name, each)) for name, each in self._config.sets.items()}
-        Stage(self._folder / "table", [key_of(sets, state)]).run([MakeTable(self._config, self._table)], Local(1))
+        self.make_table()
         table = hash_of(self._table)
         finding = Stage(self._folder / "find", [key_of(table, key) for key in keys])
         finding.run([*head, FindOverlaps(self._table, self._hits)], engine)
         counting = Stage(self._folder / "count", [key_of(finding.keys)])
         counting.run([CountGrams(self._table, self._hits, self._counts)], engine)
+        self._is_counted = np.load(self._counts) <= self._config.most_documents
+
+    def make_table(self) -> None:
+        """Reads the evaluation sets. Raises InputError for what cannot be read."""
+        sets = self._config.model_dump(mode="json", include={"sets", "ngram"})
+        state = {name: _state(files_of(name, each)) for name, each in self._config.sets.items()}
+        Stage(self._folder / "table", [key_of(sets, state)]).run([MakeTable(self._config, self._table)], Local(1))
 
     def key(self, task: int) -> str:
         """What decides how the documents of a reading task are cut."""
-        hits = read_hits(self._hits[task])
-        is_counted = np.load(self._counts, mmap_mode="r") <= self._config.most_documents
+        hits, is_counted = read_hits(self._hits[task]), self._is_counted
         rules = self._config.model_dump(include={"window", "shortest", "most_pieces"})
         return key_of(rules, xxhash.xxh3_128_hexdigest(hits[is_counted[hits["gram"]]].tobytes()))
 

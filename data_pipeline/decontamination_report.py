@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from data_pipeline.gram_table import GramTable
 
-_SAMPLES = 3
+_SAMPLES = 10
 
 
 class Sample(BaseModel):

@@ -57,7 +57,8 @@ class Deduplication:
         is_kept = self._config.threshold is not None
         signing = Stage(folder / "sign", [key_of(hashes, is_kept, key) for key in keys])
         signing.run([*reader, Signatures(folder / "signatures", self._config)], engine)
-        parts = max(1, -(-Numbering(folder / "signatures", ranks).documents // PART))
+        Numbering.save(folder / "signatures", ranks)
+        parts = max(1, -(-Numbering(folder / "signatures").documents // PART))
         tasks = range(parts * (1 + self._config.bands))
         all_of_it = key_of(signing.keys, ranks, self._config.threshold, parts)
         matching = Stage(folder / "match", [key_of(all_of_it, task) for task in tasks])
@@ -99,7 +100,7 @@ class Match(PipelineStep):  # type: ignore[misc]
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> None:
         """Counts `pairs`."""
-        numbering = Numbering(self._folder / "signatures", self._ranks)
+        numbering = Numbering(self._folder / "signatures")
         column, part = divmod(rank, self._parts)
         keys, numbers = [np.empty(0, "<u8")], [np.empty(0, numbering.dtype)]
         for each, base in zip(self._ranks, numbering.bases, strict=False):
@@ -134,7 +135,7 @@ class Cluster(PipelineStep):  # type: ignore[misc]
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> None:
         """Writes an array [documents] of each kind. Documents of one text share all bands, too."""
-        numbering = Numbering(self._folder / "signatures", self._ranks)
+        numbering = Numbering(self._folder / "signatures")
         tasks = range(self._parts * (1 + self._config.bands))
         for kind, those in ((EXACT, tasks[: self._parts]), (FUZZY, tasks[self._parts :])):
             groups = np.arange(numbering.documents, dtype=numbering.dtype)
@@ -210,7 +211,7 @@ class Judge(PipelineStep):  # type: ignore[misc]
         self._folder, self._ranks, self._sources = folder, ranks, sources
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> None:
-        numbering = Numbering(self._folder / "signatures", self._ranks)
+        numbering = Numbering(self._folder / "signatures")
         own = numbering.of_task(rank)
         numbers = np.arange(own.start, own.stop)
         exact, fuzzy = (self._groups(kind)[own] for kind in (EXACT, FUZZY))
@@ -250,8 +251,8 @@ class Judge(PipelineStep):  # type: ignore[misc]
 class DropDuplicates(PipelineStep):  # type: ignore[misc]
     """Drops documents by the verdict on their `task` and `index`, which their metadata hold.
 
-    Counts `dropped/exact_duplicate`, `dropped/fuzzy_duplicate` and `left/deduplicate`. Writes samples of task i into
-    the i-th of `samples`, if these are given.
+    Counts `dropped/exact_duplicate` and `dropped/fuzzy_duplicate`. Writes samples of task i into the i-th of `samples`,
+    if these are given.
     """
 
     name = "duplicates"
@@ -263,18 +264,20 @@ class DropDuplicates(PipelineStep):  # type: ignore[misc]
         self._paths, self._samples = paths, samples
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        """Yields the documents that stay."""
-        task, dropped, samples = -1, dict[int, Verdict](), Samples()
+        """Yields the documents that stay; they come in the order in which they were read."""
+        task, verdict, samples = -1, None, Samples()
         for document in data:
             if document.metadata["task"] != task:
                 task = document.metadata["task"]
-                dropped = {each.index: each for each in verdicts(self._paths[task])}
-            if (verdict := dropped.get(document.metadata["index"])) is None:
-                self.stat_update("left/deduplicate")
+                pending = verdicts(self._paths[task])  # in the order of the documents
+                verdict = next(pending, None)
+            if verdict is None or verdict.index != document.metadata["index"]:
+                samples.look("deduplicate", "kept", document)
                 yield document
             else:
                 self.stat_update(f"dropped/{verdict.reason}")
                 twin = f"{verdict.twin_source}: {verdict.twin_id} of {verdict.twin_file}"
                 samples.look("deduplicate", "dropped", document, reason=verdict.reason, twin=twin)
+                verdict = next(pending, None)
         if self._samples is not None:
             samples.save(self._samples[rank])

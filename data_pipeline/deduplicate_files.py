@@ -122,13 +122,18 @@ class Place(NamedTuple):
 class Numbering:
     """A number for every document: by the precedence of its source, the rank of its task and the place in it."""
 
-    def __init__(self, folder: Path, ranks: Sequence[int]) -> None:
-        """`ranks` are all reading tasks, those first whose documents stay."""
-        self.ranks = np.array(ranks, np.int64)
-        counts = [SignatureFiles(folder, rank).documents() for rank in ranks]
-        self.bases = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+    def __init__(self, folder: Path) -> None:
+        """Reads what `save` wrote."""
+        self.ranks, self.bases = np.load(folder / "ranks.npy"), np.load(folder / "bases.npy")
         self.documents = int(self.bases[-1])
         self.dtype = np.dtype(np.uint32 if self.documents <= 2**32 else np.int64)
+
+    @staticmethod
+    def save(folder: Path, ranks: Sequence[int]) -> None:
+        """Numbers them, once for all tasks. `ranks` are all reading tasks, those first whose documents stay."""
+        counts = [SignatureFiles(folder, rank).documents() for rank in ranks]
+        save(folder / "ranks.npy", np.array(ranks, np.int64))
+        save(folder / "bases.npy", np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]))
 
     def of_task(self, rank: int) -> slice:
         """The numbers of a task's documents."""

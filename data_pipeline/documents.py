@@ -6,13 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import xxhash
 import zstandard
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
+from data_pipeline.durable import write_whole
+
 
 class DropEmpty(PipelineStep):  # type: ignore[misc]
-    """Drops documents without any text. Counts `length/read/N` of the others, as WriteDocuments does."""
+    """Drops documents without any text.
+
+    Counts `length/read/N` of the others: those of 2**N characters, up to twice that.
+    """
 
     name = "empty"
     type = "FILTER"
@@ -30,7 +36,9 @@ class DropEmpty(PipelineStep):  # type: ignore[misc]
 class WriteDocuments(PipelineStep):  # type: ignore[misc]
     """Writes the documents of task i into the i-th of `paths`, which carries its name only when it is whole.
 
-    Counts `documents`, `text_bytes` and `length/kept/N`: those of 2**N characters, up to twice that.
+    And the hash of all of them beside it, which `contents_of` reads.
+
+    Counts `documents` and `text_bytes`.
     """
 
     name = "documents"
@@ -45,15 +53,27 @@ class WriteDocuments(PipelineStep):  # type: ignore[misc]
         path = self._paths[rank]
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
+        hashed = xxhash.xxh3_128()
         with partial.open("wb") as raw, zstandard.ZstdCompressor(level=1).stream_writer(raw) as file:
             for document in data:
                 origin = {"id": document.id, **document.metadata}
-                file.write(orjson.dumps({"text": document.text, "origin": origin}) + b"\n")
+                line = orjson.dumps({"text": document.text, "origin": origin}) + b"\n"
+                hashed.update(line)
+                file.write(line)
                 self.stat_update("documents")
                 self.stat_update("text_bytes", value=len(document.text.encode()))
-                self.stat_update(f"length/kept/{length_bin(document.text)}")
                 yield document
+        write_whole(_hash_beside(path), hashed.hexdigest())
         partial.replace(path)
+
+
+def contents_of(path: Path) -> str:
+    """The hash of the documents in a file, by which later tasks know whether they have to run again."""
+    return _hash_beside(path).read_text()
+
+
+def _hash_beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.xxh3")
 
 
 class ReadDocuments(PipelineStep):  # type: ignore[misc]

@@ -9,5 +9,9 @@ class InputError(Exception):
     """
 
 
+class MissingInputError(InputError):
+    """A path of a recipe at which there is nothing, or that cannot be looked at now."""
+
+
 class TaskError(Exception):
     """Processes or nodes that failed, for no fault of the input. A message as above; exit code 1."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.decontaminate_config import EvaluationSet
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, MissingInputError
 from data_pipeline.finding import each_once, files_of_kind
 from data_pipeline.readers.files import Damaged, open_file
 from data_pipeline.readers.tables import json_rows
@@ -34,7 +34,9 @@ def files_of(name: str, config: EvaluationSet) -> list[Path]:
     for path in config.paths:
         found = files_of_kind(path, tuple(kind + packed for kind in KINDS for packed in PACKED), log)
         if not found:
-            raise InputError(f"decontaminate.sets.{name}.paths: {path}: no such file, or no file matches; mend it")
+            raise MissingInputError(
+                f"decontaminate.sets.{name}.paths: {path}: no such file, or no file matches; mend it"
+            )
         files += found
     for file in files:
         _kind_of(file)

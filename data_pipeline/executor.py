@@ -14,7 +14,7 @@ import orjson
 import xxhash
 
 from data_pipeline.durable import write_whole
-from data_pipeline.engines.base import Engine, Pipeline
+from data_pipeline.engines.base import Engine, Pipeline, own
 
 log = logging.getLogger("thalweg.prepare")
 
@@ -41,6 +41,7 @@ class Stage:
         An exception of a task comes out as it is; tasks that were done stay done.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        own(self.folder)  # first: what still runs for an earlier call marks nothing as done under new keys
         self._forget_others()
         engine.run(pipeline, self.tasks, self.folder)
         for rank in range(self.tasks):
@@ -51,7 +52,7 @@ class Stage:
         """Lets tasks run again that were done under another key."""
         path = self.folder / "keys.json"
         before: list[str] = json.loads(path.read_text()) if path.exists() else []
-        done = [int(mark.name) for mark in (self.folder / "completions").glob("*")]
+        done = [int(mark.name) for mark in (self.folder / "completions").glob("[0-9]*")]
         for rank in done:
             if before[rank : rank + 1] != self.keys[rank : rank + 1] or rank >= self.tasks:
                 self.forget(rank)

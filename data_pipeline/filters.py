@@ -1,14 +1,18 @@
 """The quality filters of a recipe: each trained on a sample of its documents, or taken as it is from a file."""
 
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
+
+from datatrove.data import DocumentsPipeline
+from datatrove.pipeline.base import PipelineStep
 
 from data_pipeline.config import Corpus
 from data_pipeline.documents import DropEmpty
 from data_pipeline.engines.base import Engine
-from data_pipeline.executor import Stage, key_of
+from data_pipeline.engines.local import Local
+from data_pipeline.executor import Stage, hash_of, key_of
 from data_pipeline.inputs import described, files_of
 from data_pipeline.learning import CollectExamples, FitFilter, evenly_spaced
 from data_pipeline.prepare_report import Report
@@ -21,6 +25,21 @@ from data_pipeline.steps.config import Quality
 log = logging.getLogger("thalweg.prepare")
 
 
+class TakeFilter(PipelineStep):  # type: ignore[misc]
+    """Takes a filter that was trained before. Raises InputError for what is none."""
+
+    name = "take"
+    type = "FILTER"
+
+    def __init__(self, path: Path, out: Path) -> None:
+        super().__init__()
+        self._path, self._out = path, out
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> None:
+        """The only task."""
+        QualityFilter.load(self._path).save(self._out)
+
+
 class Filters:
     """Those of one preparation; what they are trained on lies in `work`/learn, the filters in `work`/filters."""
 
@@ -31,11 +50,14 @@ class Filters:
         """Makes them, as far as that is not done; `tasks` are those of reading."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, config in self._configs.items():
-            if config.path is not None:
-                QualityFilter.load(config.path)
-                shutil.copyfile(config.path, self.folder / f"{name}.npz")
-            else:
+            if config.path is None:
                 self._train(name, config, tasks, lists, engine)
+                continue
+            take = TakeFilter(config.path, self._made(name))
+            Stage(self._learn / name / "fit", [key_of("taken", hash_of(config.path))]).run([take], Local(1))
+
+    def _made(self, name: str) -> Path:
+        return self.folder / f"{name}.npz"
 
     def _train(self, name: str, config: FilterConfig, tasks: Sequence[Task], lists: Path, engine: Engine) -> None:
         of_source = {
@@ -48,8 +70,11 @@ class Filters:
         most = min(config.documents, max(2 * config.documents // len(some) for some in of_source.values()))
         examples = [folder / "examples" / f"{rank:05d}.jsonl.zst" for rank in range(len(sampled))]
         samples = [folder / "samples" / f"{rank:05d}.json" for rank in range(len(sampled))]
+        hashed = cache(hash_of)
         keys = [
-            key_of(task.source, described(task.config), files_of(task), made_before(task, lists, self.folder), most)
+            key_of(
+                task.source, described(task.config), files_of(task), made_before(task, lists, self.folder, hashed), most
+            )
             for task in sampled
         ]
         collecting = Stage(folder / "collect", keys)
@@ -61,12 +86,12 @@ class Filters:
             for source in of_source
         }
         positives, negatives = ({each: files[each] for each in side} for side in (config.positives, config.negatives))
-        fit = FitFilter(name, config, positives, negatives, self.folder / f"{name}.npz")
+        fit = FitFilter(name, config, positives, negatives, self._made(name))
         Stage(folder / "fit", [key_of(config.model_dump(), collecting.keys)]).run([fit], engine)
 
     def report(self) -> Report:
         """What each tells of its training."""
-        return {name: QualityFilter.load(self.folder / f"{name}.npz").report for name in self._configs}
+        return {name: QualityFilter.load(self._made(name)).report for name in self._configs}
 
 
 def unfiltered(task: Task) -> Task:

@@ -74,7 +74,12 @@ def names_of(files: Sequence[Path]) -> list[str]:
     if not files:
         return []
     shared = os.path.commonpath([file.parent for file in files])
-    return [os.path.relpath(file, shared) for file in files]
+    return [printable(os.path.relpath(file, shared)) for file in files]
+
+
+def printable(name: str) -> str:
+    """A name as it is, or with escapes where it is no UTF-8."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _folders(top: Path, *, hidden: bool = True) -> Iterator[tuple[Path, list[str]]]:

@@ -10,9 +10,9 @@ from typing import Any
 
 from data_pipeline.config import LISTS, Located
 from data_pipeline.errors import InputError
-from data_pipeline.finding import each_once, files_of_kind, names_of
+from data_pipeline.finding import each_once, files_of_kind, names_of, printable
 from data_pipeline.remote_inputs import InputFile, RemoteFile, Store, is_web
-from data_pipeline.urls import is_url
+from data_pipeline.urls import is_url, without_password
 
 VERSIONS = ("ETag", "etag", "generation", "Last-Modified", "LastModified", "mtime")
 """What stores say by which a change can be told, the surest first."""
@@ -50,10 +50,15 @@ def _named(files: Sequence[InputFile]) -> list[tuple[InputFile, str]]:
     if not remote:
         return list(zip(local, names_of(local), strict=True))
     every: list[InputFile] = [*local, *(remote[url] for url in sorted(remote, key=lambda url: url.split("/")))]
-    parts = [(file.url if isinstance(file, RemoteFile) else str(file)).split("/") for file in every]
+    parts = [(_shown(file.url) if isinstance(file, RemoteFile) else printable(str(file))).split("/") for file in every]
     levels = zip(*(each[:-1] for each in parts), strict=False)
     shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
     return [(file, "/".join(each[shared:])) for file, each in zip(every, parts, strict=True)]
+
+
+def _shown(url: str) -> str:
+    """Without what may be a secret: a user, and what a signature stands in."""
+    return without_password(url).partition("?")[0]
 
 
 def _at_url(url: str, suffixes: Sequence[str], store: Store, log: logging.Logger) -> list[RemoteFile]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline.durable import to_disk
+from data_pipeline.errors import TaskError
 from data_pipeline.manifest import SPLITS, FilterEntry, SourceEntry, TokenizerEntry
 from data_pipeline.quality import QualityFilter
 from data_pipeline.shards import SUFFIXES, FileEntry, ShardEntry
@@ -54,7 +55,10 @@ def place_source(source: str, groups: Sequence[Group], counts: Counter[str], out
         splits=splits,
     )
     kept = described.read - sum(described.dropped.values()) + described.split.get("pieces", 0)
-    assert described.documents == kept, (source, counts)
+    if described.documents != kept:
+        raise TaskError(
+            f"{out}: {source} has {described.documents:,} documents, and {kept:,} were left; this is a fault"
+        )
     return described
 
 

@@ -11,7 +11,7 @@ import xxhash
 from data_pipeline import evaluation_sets, sample, tokenizer
 from data_pipeline.config import FileSource, HubSource, Located, Recipe, RedditLinks, SourceConfig, TokenizerConfig
 from data_pipeline.decontaminate_config import Decontaminate
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, MissingInputError
 from data_pipeline.executor import hash_of, key_of
 from data_pipeline.finding_remote import files_in
 from data_pipeline.manifest import FORMAT_VERSION
@@ -35,10 +35,6 @@ SUFFIXES = {
 LINKS = "links."
 BOOKS_PER_TASK = 64
 """Books are small files: so many make one task, other files one each."""
-
-
-class MissingInputError(InputError):
-    """A path of a recipe at which there is nothing, or that cannot be looked at now."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +97,7 @@ def recipe_hash(recipe: Recipe, inputs: Sequence[Inputs]) -> str:
     """
     elsewhere = {"sources", "links", "tokenizer", "filters", "decontaminate", "storage"}
     whole = recipe.model_dump(mode="json", exclude_defaults=True, exclude=elsewhere)
-    corpora = {each.source: [described(each.config), _sizes(each)] for each in inputs}
+    corpora = [(each.source, described(each.config), _sizes(each)) for each in inputs]
     return key_of(
         FORMAT_VERSION, whole, described_tokenizer(recipe.tokenizer), corpora, _described_filters(recipe.filters),
         _described_sets(recipe.decontaminate),
@@ -116,6 +112,16 @@ def described(config: SourceConfig | RedditLinks) -> dict[str, Any]:
     return plain
 
 
+def described_recipe(recipe: Recipe, inputs: Sequence[Inputs]) -> dict[str, Any]:
+    """What a recipe asks for, for a report: without where things lie."""
+    elsewhere: dict[str, Any] = dict.fromkeys(("sources", "links", "tokenizer", "storage", "damaged_files"), True)
+    elsewhere |= {"filters": {"__all__": {"path"}}, "decontaminate": {"sets": {"__all__": {"paths"}}}}
+    return {
+        "sources": {each.source: described(each.config) for each in inputs},
+        **recipe.model_dump(mode="json", exclude_unset=True, exclude=elsewhere),
+    }
+
+
 def described_tokenizer(config: TokenizerConfig) -> dict[str, Any]:
     """What decides the tokenizer; of one in files the hashes of these."""
     plain = config.model_dump(mode="json", exclude_defaults=True)
@@ -127,6 +133,9 @@ def described_tokenizer(config: TokenizerConfig) -> dict[str, Any]:
 
 def _described_filters(configs: dict[str, FilterConfig]) -> dict[str, Any]:
     """What decides the filters; of one that was trained before the hash of its file."""
+    for name, config in configs.items():
+        if config.path is not None and not config.path.is_file():
+            raise MissingInputError(f"filters.{name}.path: {config.path}: no such file; mend the path")
     return {
         name: hash_of(config.path) if config.path is not None else config.model_dump(mode="json", exclude_defaults=True)
         for name, config in configs.items()

@@ -21,6 +21,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from data_pipeline import prepare_report, sample
 from data_pipeline.config import FileSource, Recipe
 from data_pipeline.decontaminate import Decontamination
 from data_pipeline.deduplicate import Deduplication, DropDuplicates, pairs_of_sources
-from data_pipeline.documents import DropEmpty, ReadDocuments, WriteDocuments
+from data_pipeline.documents import DropEmpty, ReadDocuments, WriteDocuments, contents_of
 from data_pipeline.durable import room_on
 from data_pipeline.engines.base import Engine
 from data_pipeline.engines.local import Local
@@ -39,7 +40,16 @@ from data_pipeline.errors import InputError
 from data_pipeline.executor import Stage, hash_of, key_of
 from data_pipeline.filters import Filters
 from data_pipeline.finish import place_filter, place_source, place_tokenizer, those_of
-from data_pipeline.inputs import LINKS, Inputs, described, described_tokenizer, files_of, find, recipe_hash
+from data_pipeline.inputs import (
+    LINKS,
+    Inputs,
+    described,
+    described_recipe,
+    described_tokenizer,
+    files_of,
+    find,
+    recipe_hash,
+)
 from data_pipeline.links import CollectLinks, merge
 from data_pipeline.make_tokenizer import MakeTokenizer
 from data_pipeline.manifest import FORMAT_VERSION, LinksEntry, Manifest
@@ -73,16 +83,18 @@ def prepare(
     out = out.absolute()
     work = out / ".work"
     inputs = find(recipe, work)
+    # Now, not at the end: what changes meanwhile is another folder's.
+    asked = recipe_hash(recipe, inputs)
     _refuse_foreign(out)
-    if not work.exists() and (finished := _finished(recipe, inputs, out, update)):
+    if not work.exists() and (finished := _finished(asked, out, update)):
         return finished
     with room_on(out), _alone(work, wait):
         if keep_work:
             (work / "kept").touch()
-        finished = _finished(recipe, inputs, out, update)
+        finished = _finished(asked, out, update)
         if finished is None:
             _begin_anew(out)
-            finished = _Preparation(recipe, inputs, out, engine or Local(workers)).run()
+            finished = _Preparation(recipe, inputs, asked, out, engine or Local(workers)).run()
         if not (work / "kept").exists():
             shutil.rmtree(work, ignore_errors=True)
     return finished
@@ -111,11 +123,11 @@ def _refuse_foreign(out: Path) -> None:
         raise InputError(f"{out}: is not empty and is no prepared folder; name another with --out")
 
 
-def _finished(recipe: Recipe, inputs: list[Inputs], out: Path, update: bool) -> Manifest | None:
+def _finished(asked: str, out: Path, update: bool) -> Manifest | None:
     if not (out / "manifest.json").exists():
         return None
     manifest, _ = Manifest.load(out)
-    if manifest.recipe_hash != recipe_hash(recipe, inputs):
+    if manifest.recipe_hash != asked:
         if update:
             return None
         raise InputError(
@@ -128,21 +140,26 @@ def _finished(recipe: Recipe, inputs: list[Inputs], out: Path, update: bool) -> 
 
 def _begin_anew(out: Path) -> None:
     """Takes the shards of another recipe away, the manifest first: without it there is no prepared folder."""
-    if not (out / "manifest.json").exists():
+    removed = out / ".work" / "removed"
+    if (out / "manifest.json").exists():
+        removed.mkdir(exist_ok=True)
+        (out / "manifest.json").replace(removed / "manifest.json")
+    if not (removed / "manifest.json").exists():
         return
-    manifest, _ = Manifest.load(out)
-    (out / "manifest.json").unlink()
+    manifest, _ = Manifest.load(removed)
     for source in manifest.sources:
         shutil.rmtree(out / source, ignore_errors=True)
     for name in manifest.filters:
         (out / f"{name}.filter.npz").unlink(missing_ok=True)
+    shutil.rmtree(removed)
 
 
 class _Preparation:
     """One preparation that is under way."""
 
-    def __init__(self, recipe: Recipe, inputs: list[Inputs], out: Path, engine: Engine) -> None:
-        self._recipe, self._inputs, self._out, self._engine = recipe, inputs, out, engine
+    def __init__(self, recipe: Recipe, inputs: list[Inputs], asked: str, out: Path, engine: Engine) -> None:
+        """`asked` is the hash of the recipe with its inputs."""
+        self._recipe, self._inputs, self._asked, self._out, self._engine = recipe, inputs, asked, out, engine
         self._work = out / ".work"
         tasks = [task for each in inputs for task in each.tasks()]
         self._tasks: list[Task] = [task for task in tasks if not task.source.startswith(LINKS)]
@@ -155,17 +172,23 @@ class _Preparation:
         self._lists = self._work / "lists"
         self._filters = Filters(recipe.filters, self._work)
         self._duplicates: Deduplication | None = None
-        self._overlaps: Decontamination | None = None
+        self._overlaps = recipe.decontaminate and Decontamination(recipe.decontaminate, self._work / "decontaminate")
         self._tokenizer = self._work / "tokenizer" / "tokenizer.json"
 
     def run(self) -> Manifest:
+        # What can be wrong at once comes first.
+        if self._recipe.tokenizer.train is None:
+            self._make_tokenizer([])
+        if self._overlaps:
+            self._overlaps.make_table()
         self._make_samples()
         self._link()
         self._filters.make(self._tasks, self._lists, self._engine)
         self._read()
         self._deduplicate()
         self._decontaminate()
-        self._make_tokenizer()
+        if self._recipe.tokenizer.train is not None:
+            self._make_tokenizer(self._contents)
         self._tokenise()
         return self._finish()
 
@@ -204,7 +227,7 @@ class _Preparation:
 
     def _read(self) -> None:
         log.info("reading: %d sources, %d tasks", len(self._recipe.sources), len(self._tasks))
-        self._reading = Stage(self._work / "read", [self._read_key(task) for task in self._tasks])
+        self._reading = Stage(self._work / "read", list(self._read_keys()))
         self._forget_damage(self._reading)
         reader = ReadFiles(self._tasks, self._recipe.damaged_files, self._lists)
         steps = [
@@ -213,14 +236,22 @@ class _Preparation:
             WriteDocuments(self._documents),
         ]
         self._reading.run([reader, *steps], self._engine)
+        for path in set(self._work.glob("documents/*/*.zst")) - set(self._documents):  # of tasks that are no more
+            path.unlink()
+        self._contents = [contents_of(path) for path in self._documents]
         for name in self._recipe.sources:
             counts = self._counts(name)
             if not counts["documents"]:
-                raise InputError(f"sources.{name}: no document is left of the {counts['read']:,} that were read")
+                why = ", ".join(f"{number:,} {reason}" for reason, number in those_of("dropped/", counts).items())
+                raise InputError(
+                    f"sources.{name}: no document is left of the {counts['read']:,} that were read ({why or 'no rows'})"
+                )
 
-    def _read_key(self, task: Task) -> str:
-        made = made_before(task, self._lists, self._filters.folder)
-        return key_of(FORMAT_VERSION, task.source, described(task.config), files_of(task), made)
+    def _read_keys(self) -> Iterator[str]:
+        hashed = cache(hash_of)
+        for task in self._tasks:
+            made = made_before(task, self._lists, self._filters.folder, hashed)
+            yield key_of(FORMAT_VERSION, task.source, described(task.config), files_of(task), made)
 
     def _forget_damage(self, stage: Stage) -> None:
         """Lets tasks run again that kept damage which is not to be kept any more."""
@@ -239,11 +270,11 @@ class _Preparation:
         if self._recipe.deduplicate is not None:
             log.info("deduplicating")
             self._duplicates = Deduplication(self._recipe.deduplicate, self._work / "deduplicate", self._sources)
-            self._duplicates.find([self._reader()], self._reading.keys, self._engine)
+            self._duplicates.find([self._reader()], self._contents, self._engine)
 
     def _decontaminate(self) -> None:
-        if self._recipe.decontaminate is not None:
-            self._overlaps = Decontamination(self._recipe.decontaminate, self._work / "decontaminate")
+        if self._overlaps:
+            log.info("looking for examples of evaluation sets")
             drop = [DropDuplicates(self._duplicates.verdicts)] if self._duplicates else []
             self._overlaps.find([self._reader(), *drop], self._left_keys(), self._engine)
 
@@ -253,11 +284,10 @@ class _Preparation:
     def _left_keys(self) -> list[str]:
         """What decides the documents of each reading task that deduplication leaves."""
         if self._duplicates is None:
-            return self._reading.keys
-        return [key_of(key, self._duplicates.key(rank)) for rank, key in enumerate(self._reading.keys)]
+            return self._contents
+        return [key_of(each, self._duplicates.key(rank)) for rank, each in enumerate(self._contents)]
 
-    def _make_tokenizer(self) -> None:
-        learned_from = self._reading.keys if self._recipe.tokenizer.train is not None else []
+    def _make_tokenizer(self, learned_from: list[str]) -> None:
         stage = Stage(self._tokenizer.parent, [key_of(described_tokenizer(self._recipe.tokenizer), learned_from)])
         documents = {source: [self._documents[rank] for rank in self._ranks(source)] for source in self._recipe.sources}
         stage.run([MakeTokenizer(self._recipe.tokenizer, documents, self._tokenizer)], Local(1))
@@ -295,7 +325,7 @@ class _Preparation:
             counts[name] = sum((self._tokenising.counts(rank) for rank in ranks), self._counts(name))
             sources[name] = place_source(name, [self._groups[rank] for rank in ranks], counts[name], self._out)
         manifest = Manifest(
-            recipe_hash=recipe_hash(self._recipe, self._inputs),
+            recipe_hash=self._asked,
             tokenizer=place_tokenizer(self._tokenizer, self._out),
             sources=sources,
             links={name: self._links_entry(name) for name in self._recipe.links},
@@ -306,13 +336,19 @@ class _Preparation:
         )
         self._report(manifest, counts)
         manifest.save(self._out)
+        for name, source in sources.items():
+            if not source.documents:
+                log.warning("%s: is left without a document: all are duplicates or contaminated", name)
+        if self._recipe.validation_fraction and not any(each.splits["validation"] for each in sources.values()):
+            log.warning("no document is held out: raise validation_fraction")
         tokens = sum(source.tokens for source in sources.values())
         log.info("%s: %s tokens in %d shards", self._out, f"{tokens:,}", len(list(manifest.shards())))
         return manifest
 
     def _report(self, manifest: Manifest, counts: dict[str, Counter[str]]) -> None:
         paths = {name: [self._samples[rank] for rank in self._ranks(name)] for name in self._recipe.sources}
-        parts: dict[str, prepare_report.Report] = {"filters": self._filters.report()}
+        parts: dict[str, prepare_report.Report] = {"recipe": described_recipe(self._recipe, self._inputs)}
+        parts["filters"] = self._filters.report()
         if self._duplicates:
             for group, path in zip(self._groups, self._group_samples, strict=True):
                 paths[group.source].append(path)

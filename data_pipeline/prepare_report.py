@@ -6,12 +6,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
+import yaml
 from jinja2 import Environment, StrictUndefined
 
 from data_pipeline.durable import write_whole
 from data_pipeline.manifest import Manifest
 from data_pipeline.samples import Sample
+from data_pipeline.steps.quality import BINS
 
 Report = dict[str, Any]
 
@@ -44,9 +47,9 @@ def write(
     **parts: Report,
 ) -> None:
     """Writes both files into `out`: counts and samples by source, and of other `parts` what they tell."""
-    report = summary(manifest)
+    report = {"recipe_hash": manifest.recipe_hash, **summary(manifest)}
     for name, source in report["sources"].items():
-        source["funnel"] = funnel(counts[name])
+        source["funnel"] = funnel(counts[name], source["documents"], parts)
         source["histograms"] = histograms(counts[name])
         source["samples"] = samples[name]
     report |= {name: part for name, part in parts.items() if part}
@@ -54,15 +57,20 @@ def write(
     write_whole(out / "prepare.html", _page(report))
 
 
-def funnel(counts: Counter[str]) -> list[tuple[str, int]]:
-    """What is left of a source behind each of its steps, in their order."""
-    first = [("read", counts["read"]), ("with text", counts["read"] - _before_steps(counts))]
-    return first + [(name.removeprefix("left/"), number) for name, number in counts.items() if name.startswith("left/")]
-
-
-def _before_steps(counts: Counter[str]) -> int:
-    """Documents that readers dropped, and those that are empty: all whose length was not counted."""
-    return counts["read"] - sum(number for name, number in counts.items() if name.startswith("length/read/"))
+def funnel(counts: Counter[str], documents: int, parts: Report) -> list[tuple[str, int]]:
+    """What is left of a source behind each part of the work, in their order, and at the end its `documents`."""
+    with_text = sum(number for name, number in counts.items() if name.startswith("length/read/"))
+    steps = [(name.removeprefix("left/"), number) for name, number in counts.items() if name.startswith("left/")]
+    rows = [("read", counts["read"])]
+    by_address = counts["dropped/linked"] + counts["dropped/not_linked"]
+    if steps[:1] == [("linked", with_text)] and by_address:  # before their text was looked for
+        rows.append(("linked", counts["read"] - by_address))
+        steps = steps[1:]
+    rows += [("with text", with_text), *steps]
+    if "duplicates" in parts:
+        twins = counts["dropped/exact_duplicate"] + counts["dropped/fuzzy_duplicate"]
+        rows.append(("deduplicate", rows[-1][1] - twins))
+    return [*rows, ("decontaminate", documents)] if "evaluation_sets" in parts else rows
 
 
 def histograms(counts: Counter[str]) -> dict[str, dict[str, list[tuple[float, int]]]]:
@@ -72,10 +80,13 @@ def histograms(counts: Counter[str]) -> dict[str, dict[str, list[tuple[float, in
         if name.startswith(("length/", "score/")):
             what, kind, at = name.split("/")
             found.setdefault(what, {}).setdefault(kind, []).append((float(at), number))
-    for bins in found.get("length", {}).values():  # without a gap
-        there = dict(bins)
-        bins[:] = [(float(at), there.get(float(at), 0)) for at in range(int(min(there)), int(max(there)) + 1)]
-    return {what: {kind: sorted(bins) for kind, bins in kinds.items()} for what, kinds in found.items()}
+    for what, kinds in found.items():  # all kinds on one axis, without a gap
+        all_bins = [at for bins in kinds.values() for at, _ in bins]
+        axis = np.arange(0, 1, 1 / BINS) if what == "score" else np.arange(min(all_bins), max(all_bins) + 1)
+        for bins in kinds.values():
+            there = {round(at, 2): number for at, number in bins}
+            bins[:] = [(at, there.get(at, 0)) for at in axis.round(2).tolist()]
+    return found
 
 
 def _page(report: Report) -> str:
@@ -83,6 +94,7 @@ def _page(report: Report) -> str:
     environment.filters["number"] = lambda value: f"{value:,}"
     environment.filters["length"] = lambda value: _short(2**value)
     environment.filters["binned"] = _binned
+    environment.filters["yaml"] = lambda value: yaml.safe_dump(value, sort_keys=False, width=120)
     template = files("data_pipeline").joinpath("prepare_report.html.j2").read_text(encoding="utf-8")
     return environment.from_string(template).render(report=report)
 

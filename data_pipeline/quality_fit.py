@@ -50,9 +50,9 @@ class _Side:
         self._draws.append((draw(text, "held out"), draw(text, "choosing"), draw(text, "keep", self._seed)))
         return words
 
-    def kept(self, scores: Floats, alpha: float) -> Flags:
-        """Which of the held-out documents the filter keeps."""
-        draws = self.uniform[self.held_out]
+    def kept(self, scores: Floats, alpha: float, those: Flags | None = None) -> Flags:
+        """Which of the held-out documents, or of `those`, the filter keeps."""
+        draws = self.uniform[self.held_out if those is None else those]
         return np.array([keeps(*each, alpha) for each in zip(scores, draws, strict=True)])
 
 
@@ -70,11 +70,13 @@ def fit(
     scores = [made.scores(side.features[side.held_out]) for side in sides]
     made = replace(made, alpha=alpha or fit_alpha(scores[0]))
     kept = [side.kept(each, made.alpha) for side, each in zip(sides, scores, strict=True)]
+    learned = [side.kept(made.scores(side.features[~side.held_out]), made.alpha, ~side.held_out) for side in sides]
     report = {
         "features": features,
         "regularisation": trained.C,
         "trained": {name: int((~side.held_out).sum()) for name, side in zip(SIDES, sides, strict=True)},
         **judged(scores, kept, made.alpha),
+        "kept_of_learned": {name: float(each.mean()) for name, each in zip(SIDES, learned, strict=True)},
         "words": _strongest(made.coefficients, sides[0].words + sides[1].words),
     }
     return replace(made, report=report)
@@ -113,8 +115,10 @@ def fit_alpha(positives: Floats) -> float:
     return float(1 / np.log(2 - positives).mean())
 
 
-def _distance(positives: Floats, negatives: Floats, alpha: float) -> float:
-    return float(wasserstein_distance(positives, negatives, v_weights=(2 - negatives) ** -alpha))
+def _distance(positives: Floats, negatives: Floats, alpha: float) -> float | None:
+    """None where the chance that any negative is kept is no float."""
+    weights = (2 - negatives) ** -alpha
+    return float(wasserstein_distance(positives, negatives, v_weights=weights)) if weights.sum() > 0 else None
 
 
 def judged(scores: Sequence[Floats], kept: Sequence[Flags], alpha: float) -> dict[str, Any]:

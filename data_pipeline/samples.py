@@ -54,11 +54,9 @@ def merged(paths: Iterable[Path]) -> dict[str, dict[str, list[Sample]]]:
     found: dict[str, dict[str, list[tuple[int, Sample]]]] = {}
     for path in paths:
         for step, outcome, samples in orjson.loads(path.read_bytes()):
-            found.setdefault(step, {}).setdefault(outcome, []).extend(samples)
+            outcomes = found.setdefault(step, {})
+            outcomes[outcome] = sorted([*outcomes.get(outcome, []), *samples], key=lambda each: each[0])[:MOST]
     return {
-        step: {
-            outcome: [sample for _, sample in sorted(samples, key=lambda each: each[0])[:MOST]]
-            for outcome, samples in outcomes.items()
-        }
+        step: {outcome: [sample for _, sample in samples] for outcome, samples in outcomes.items()}
         for step, outcomes in found.items()
     }

@@ -10,6 +10,7 @@ import xxhash
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
+from data_pipeline.documents import length_bin
 from data_pipeline.manifest import SPLITS
 from data_pipeline.shard_writer import ORIGINS, ShardWriter
 from data_pipeline.shards import ShardEntry
@@ -51,7 +52,8 @@ class Tokenise(PipelineStep):  # type: ignore[misc]
     """Tokenises the documents of one group into shards of each split.
 
     A document is held out of training by the hash of its text, a piece of one by that of the whole, which its metadata
-    have as `hash`. Counts `documents` and `tokens`. The shards are listed in `entries.json` of the group's folder.
+    have as `hash`. Counts `documents`, `tokens` and `length/kept/N`, as DropEmpty does. The shards are listed in
+    `entries.json` of the group's folder.
     """
 
     name = "tokenise"
@@ -75,6 +77,7 @@ class Tokenise(PipelineStep):  # type: ignore[misc]
                 held_out = _hash_of(document) < self._validation_below
                 splits["validation" if held_out else "train"].add(ids, {"id": document.id, **document.metadata})
                 self.stat_update("documents")
+                self.stat_update(f"length/kept/{length_bin(document.text)}")
                 self.stat_update("tokens", value=len(ids) + 1)
         entries = {split: [entry.model_dump() for entry in each.close()] for split, each in splits.items()}
         partial = group.out / ".entries.json.partial"

@@ -117,7 +117,7 @@ def prepare(
     else:
         from rich.console import Console
 
-        Console().print(report_table(manifest, out))
+        Console(width=None if sys.stdout.isatty() else 160).print(report_table(manifest, out))
 
 
 @app.command(epilog="Example: thalweg train configs/smoke.yaml train.lr=1e-3")

@@ -30,7 +30,7 @@ def ensure_prepared(data: DataConfig) -> None:
     there = (data.folder / "manifest.json").exists()
     if there and int(os.environ.get("RANK", "0")) > 0:
         return
-    from data_pipeline.inputs import MissingInputError
+    from data_pipeline.errors import MissingInputError
     from data_pipeline.prepare import prepare
 
     data.folder.parent.mkdir(parents=True, exist_ok=True)

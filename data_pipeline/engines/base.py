@@ -49,8 +49,7 @@ class Tasks(PipelineExecutor):  # type: ignore[misc]
     def own_folder(self) -> None:
         """Makes the folder that of this call."""
         loguru_logger.disable("datatrove")
-        self._call = uuid.uuid4().hex
-        write_whole(self.folder / "call", self._call)
+        self._call = own(self.folder)
 
     def save_executor_as_json(self, indent: int = 4) -> None:
         """Leaves out a copy for human eyes, as long as the list of all tasks."""
@@ -87,6 +86,13 @@ class Tasks(PipelineExecutor):  # type: ignore[misc]
         path.parent.mkdir(exist_ok=True)
         path.write_text("".join(line + "\n" for line in self._notes.lines), encoding="utf-8")
         super().mark_rank_as_completed(rank)
+
+
+def own(folder: Path) -> str:
+    """Makes the folder of a stage that of a call, whose word is returned."""
+    call = uuid.uuid4().hex
+    write_whole(folder / "call", call)
+    return call
 
 
 class ProcessTasks(Tasks, LocalPipelineExecutor):  # type: ignore[misc]

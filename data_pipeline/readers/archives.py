@@ -11,6 +11,8 @@ from tarfile import (  # type: ignore[attr-defined]
 )
 from typing import BinaryIO, Self
 
+from data_pipeline.finding import printable
+
 
 class _Member(tarfile.TarInfo):
     """The header of a member. tarfile takes one that is missing, cut or broken for the archive's end."""
@@ -41,6 +43,6 @@ def members(stream: BinaryIO, suffixes: tuple[str, ...]) -> Iterator[tuple[str, 
                 wanted = member.isreg() and member.name.endswith(suffixes)
                 content = archive.extractfile(member) if wanted else None
                 if content is not None:
-                    yield member.name, member.offset_data, content.read()
+                    yield printable(member.name), member.offset_data, content.read()
     except tarfile.TarError as error:
         raise EOFError(str(error)) from None

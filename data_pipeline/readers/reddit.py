@@ -72,7 +72,8 @@ def _url(row: dict[str, Any]) -> str | None:
 
 def _score(row: dict[str, Any]) -> int | None:
     try:
-        return int(float(row["score"]))
+        score = int(float(row["score"]))
+        return score if abs(score) < 2**53 else None
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
 

@@ -81,9 +81,11 @@ def _parquet_rows(path: Path) -> Iterator[Any]:
     try:
         # The name is a pattern to `datasets`.
         yield from _load("parquet", data_files=glob.escape(str(path)), split="train")
-    except GeneratorExit:
+    except (GeneratorExit, MemoryError):
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the machine's fault, which may pass
+            raise
         raise Damaged(path.stat().st_size, _reason(error)) from None
 
 

@@ -1,5 +1,6 @@
 """Web pages: the text of the HTML responses in a WARC or ARC file."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -47,7 +48,27 @@ def _page(record: Record, extract: Callable[[str], str], dropped: Callable[[str 
     html = _decoded(body, response.http_charset)
     if html is None:
         return Drop("undecodable")
+    if _is_too_deep(html):
+        return Drop("too_deep")
     return Document(text=extract(html), id=record.id, metadata={"offset": record.offset, "url": record.url})
+
+
+_TAG = re.compile(
+    r"<(/?)(?:div|span|table|tbody|tr|td|ul|ol|li|font|b|i|p|a|blockquote|center|section)\b", re.IGNORECASE
+)
+_MOST_DEEP = 2_000
+"""Elements within each other; looking for the text takes time by the square of it, a second at some 5,000."""
+
+
+def _is_too_deep(html: str) -> bool:
+    if html.count("<") < _MOST_DEEP:
+        return False
+    depth = 0
+    for tag in _TAG.finditer(html):
+        depth = max(depth - 1, 0) if tag[1] else depth + 1
+        if depth > _MOST_DEEP:
+            return True
+    return False
 
 
 def _by_resiliparse(html: str) -> str:

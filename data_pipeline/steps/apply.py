@@ -1,14 +1,13 @@
 """The block of a reading pipeline that takes a source's documents through its steps."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from data_pipeline.config import Corpus
-from data_pipeline.executor import hash_of
 from data_pipeline.reading import Task
 from data_pipeline.samples import Samples
 from data_pipeline.steps.base import Step
@@ -65,8 +64,8 @@ class ApplySteps(PipelineStep):  # type: ignore[misc]
         samples.save(self._samples[rank])
 
 
-def made_before(task: Task, lists: Path, filters: Path) -> list[str]:
-    """Hashes of the lists and filters that a task's steps look into."""
+def made_before(task: Task, lists: Path, filters: Path, hashed: Callable[[Path], str]) -> list[str]:
+    """Hashes of the lists and filters that a task's steps look into; `hashed` gives the one of a file."""
     assert isinstance(task.config, Corpus)
     paths = list[Path]()
     for step in task.config.steps:
@@ -74,7 +73,7 @@ def made_before(task: Task, lists: Path, filters: Path) -> list[str]:
             paths += sorted(lists.glob(f"{links}.*"))
         if isinstance(step, Quality):
             paths.append(filters / f"{step.filter}.npz")
-    return [hash_of(path) for path in paths]
+    return [hashed(path) for path in paths]
 
 
 def names_of(kinds: list[str]) -> list[str]:

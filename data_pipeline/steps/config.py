@@ -26,7 +26,9 @@ class Language(Section):
     """Finds the language of a document, and keeps it by a list."""
 
     kind: Literal["language"] = Field(description="Documents by their language.")
-    keep: list[str] = Field(min_length=1, description="Codes of ISO 639, such as [en, de], or zh.")
+    keep: list[Annotated[str, Field(pattern="^[a-z]{2,3}$")]] = Field(
+        min_length=1, description="Codes of ISO 639, such as [en, de], or zh."
+    )
     least: float = Field(
         0.5, ge=0, le=1, description="A document is dropped where its language is less sure; 0 takes the likeliest."
     )

@@ -125,7 +125,7 @@ def test_a_dump_that_changed_while_preparing_was_stopped_is_read_again(
     sources = sources | {"weighted": sources["crawl"] | {"steps": weighted}}
     asked = with_links(tmp_path, sources, paths=[tmp_path / "RS_2011-01.xz"])
     with monkeypatch.context() as stopped:
-        stopped.setattr("data_pipeline.prepare._Preparation._make_tokenizer", lambda self: 1 / 0)
+        stopped.setattr("data_pipeline.prepare._Preparation._deduplicate", lambda self: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare(asked, tmp_path / "out", workers=1)
     more = [*SUBMISSIONS, submission("http://site9.org/page/9")]

@@ -341,31 +341,79 @@ def test_changed_file_is_read_again(tmp_path: Path) -> None:
     assert prepare(recipe(sources), out, 1).sources["web"].documents == 22
 
 
-def test_damage_that_was_kept_is_not_kept_any_more_when_it_is_an_error(tmp_path: Path) -> None:
-    for n in range(2):
-        pages_warc(tmp_path / f"{n}.warc.gz", 10)
+@pytest.fixture
+def stopped(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Every preparation, behind reading."""
+    monkeypatch.setattr("data_pipeline.prepare._Preparation._tokenise", lambda self: 1 / 0)
+    return monkeypatch
+
+
+def test_damage_that_was_kept_is_not_kept_any_more_when_it_is_an_error(
+    tmp_path: Path, stopped: pytest.MonkeyPatch
+) -> None:
     for n, cut in ((0, 20), (1, 0)):
-        path = tmp_path / f"{n}.warc.gz"
+        path = pages_warc(tmp_path / f"{n}.warc.gz", 10)
         path.write_bytes(path.read_bytes()[: len(path.read_bytes()) - cut])
     sources = {"web": {"kind": "warc", "paths": [tmp_path / "*.warc.gz"]}}
     out = tmp_path / "out"
-    with pytest.raises(InputError, match="no tokenizer"):
-        prepare(recipe(sources, damaged_files="keep", tokenizer={"path": tmp_path / "0.warc.gz"}), out, 1)
+    with pytest.raises(ZeroDivisionError):
+        prepare(recipe(sources, damaged_files="keep"), out, 1)
     with pytest.raises(InputError, match=r"0\.warc\.gz: breaks off"):
-        prepare(recipe(sources, tokenizer={"path": tmp_path / "0.warc.gz"}), out, 1)
+        prepare(recipe(sources), out, 1)
 
 
-def test_a_refetched_file_of_the_same_size_is_read_again(tmp_path: Path) -> None:
-    path, bad = tmp_path / "a.txt", tmp_path / "bad.json"
-    bad.write_text("{}")
+def test_a_refetched_file_of_the_same_size_is_read_again(tmp_path: Path, stopped: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.txt"
     sources, out = {"books": {"kind": "books", "paths": [path]}}, tmp_path / "out"
     for at, text in enumerate(("an old text\n" * 50, "a new text!\n" * 50)):
         path.write_text(text)
         os.utime(path, ns=(at, at))
-        with pytest.raises(InputError, match="no tokenizer"):
-            prepare(recipe(sources, tokenizer={"path": bad}), out, 1)
+        with pytest.raises(ZeroDivisionError):
+            prepare(recipe(sources), out, 1)
         [(read, _)] = read_documents(out / ".work/documents/books/00000.jsonl.zst")
         assert read == text.strip()
+
+
+def test_what_is_wrong_at_once_is_told_before_anything_is_read(
+    tmp_path: Path, sources: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """And a file that changes while it is read is not taken for read, as are sources in another order."""
+    (tmp_path / "bad.json").write_text("{}")
+    wrong = {
+        "tokenizer.path": {"tokenizer": {"path": tmp_path / "bad.json"}},
+        "decontaminate.sets.a.paths": {"decontaminate": {"sets": {"a": {"paths": [tmp_path / "none.txt"]}}}},
+        "filters.f.path": {"filters": {"f": {"path": tmp_path / "none.npz"}}},
+    }
+    rows = {"rows": sources["rows"] | {"steps": [{"kind": "quality", "filter": "f"}]}}
+    for key, asked in wrong.items():
+        with caplog.at_level(logging.INFO, "thalweg.prepare"), pytest.raises(InputError, match=f"^{key}: "):
+            prepare(recipe(rows if "filters" in asked else {"rows": sources["rows"]}, **asked), tmp_path / "out", 1)
+    assert "reading" not in caplog.text
+
+
+def test_a_file_that_grew_while_it_was_read_is_not_taken_for_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = tmp_path / "a.jsonl", tmp_path / "out"
+    lines = [json.dumps({"text": prose(n)}) + "\n" for n in range(30)]
+    path.write_text("".join(lines[:20]))
+    asked = recipe({"rows": {"kind": "jsonl", "paths": [path]}})
+    with monkeypatch.context() as patch:
+        patch.setattr("data_pipeline.prepare._Preparation._deduplicate", lambda self: path.write_text("".join(lines)))
+        assert prepare(asked, out, 1).sources["rows"].documents == 20
+    with pytest.raises(InputError, match="or from other files"):
+        prepare(asked, out, 1)
+    assert prepare(asked, out, 1, update=True).sources["rows"].documents == 30
+
+
+def test_the_order_of_sources_is_part_of_the_recipe(tmp_path: Path) -> None:
+    for name in ("x", "y"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": prose(n)}) + "\n" for n in range(9)))
+    kinds = {name: {"kind": "jsonl", "paths": [tmp_path / f"{name}.jsonl"]} for name in ("x", "y")}
+    first = prepare(recipe(kinds, deduplicate={}), tmp_path / "out", 1)
+    with pytest.raises(InputError, match="another recipe"):
+        prepare(recipe(dict(reversed(kinds.items())), deduplicate={}), tmp_path / "out", 1)
+    assert first.sources["x"].documents > 0 == first.sources["y"].documents
 
 
 def test_a_folder_that_is_named_on_two_ways_counts_once(tmp_path: Path) -> None:

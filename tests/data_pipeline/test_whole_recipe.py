@@ -162,7 +162,7 @@ def test_the_recipe_of_gpt3_on_real_corpora(shared_data: Path, tmp_path: Path) -
     """With every file of a kind, the broken ones included, and by the command."""
     crawl = [shared_data / name for name in ("webpages", "warc", "commoncrawl")]
     steps = [{"kind": "short"}, {"kind": "language", "keep": ["en"]}, {"kind": "boilerplate"}]
-    steps += [{"kind": "quality", "filter": "gpt3"}, {"kind": "mask"}]
+    steps += [{"kind": "karma", "links": "reddit"}, {"kind": "quality", "filter": "gpt3"}, {"kind": "mask"}]
     asked = {
         "tokenizer": {"path": str(shared_data / "bpe")},
         "damaged_files": "keep",
