@@ -4,12 +4,16 @@ fastwarc ends its iteration without a word where a file is cut, and for good at 
 every byte of a file belongs to a record, to a broken one, or to an error.
 """
 
+import logging
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_pipeline.readers.members import DAMAGE
 from data_pipeline.readers.window import Window, open_window
+
+log = logging.getLogger("thalweg.prepare")
 
 MOST_BYTES = 2**28
 """A record that claims to be longer than this is broken."""
@@ -88,19 +92,42 @@ WARC = Format(_VERSION, 64, _headers)
 def records(path: Path, format: Format = WARC) -> Iterator[Record]:
     """Every record of a file that is plain or compressed by gzip or zstandard.
 
-    Raises Damaged where the file breaks off.
+    A damaged member of a file that is compressed record by record is one broken record, with a warning. Raises
+    Damaged where the file breaks off.
     """
-    with open_window(path) as window:
-        while window.skip_blank_lines():
-            offset = window.offset()
-            headers = format.headers(window)
-            length = _length(headers)
-            if length is not None and window.fill(length) and _ends_here(window, length, format):
-                yield Record(offset, headers, bytes(window.buffer[:length]), exact=True)
-                window.skip(length)
-            else:
-                may_be_cut = not window.compressed and length is not None and length <= MOST_BYTES
-                yield Record(offset, headers, _up_to_next_record(window, may_be_cut, format), exact=False)
+    with open_window(path, format.first_line) as window:
+        while True:
+            begin = window.place
+            try:
+                record = _next(window, format)
+            except DAMAGE:
+                gap = window.resume(begin)
+                if gap is None:
+                    raise
+                record = _broken(path, *gap)
+            if record is None:
+                break
+            yield record
+
+
+def _next(window: Window, format: Format) -> Record | None:
+    """Moves behind the next record; None at the end of the stream."""
+    if not window.skip_blank_lines():
+        return None
+    offset = window.offset()
+    headers = format.headers(window)
+    length = _length(headers)
+    if length is not None and window.fill(length) and _ends_here(window, length, format):
+        block = bytes(window.buffer[:length])
+        window.skip(length)
+        return Record(offset, headers, block, exact=True)
+    may_be_cut = not window.compressed and length is not None and length <= MOST_BYTES
+    return Record(offset, headers, _up_to_next_record(window, may_be_cut, format), exact=False)
+
+
+def _broken(path: Path, offset: int, end: int, damage: Exception) -> Record:
+    log.warning("%s: bytes %s to %s are damaged (%s): a broken record", path, f"{offset:,}", f"{end:,}", damage)
+    return Record(offset, {}, b"", exact=False)
 
 
 def _length(headers: dict[str, str]) -> int | None:
@@ -111,6 +138,8 @@ def _length(headers: dict[str, str]) -> int | None:
 def _ends_here(window: Window, length: int, format: Format) -> bool:
     """Whether a record of this length is followed by another, by a new member or by the end of the file."""
     window.fill(length + format.longest)
+    if len(window.buffer) < length:  # its member turned out to be damaged
+        return False
     rest = bytes(window.buffer[length : length + format.longest])
     blank = len(rest) - len(rest.lstrip(b"\r\n"))
     return (

@@ -1,34 +1,35 @@
 """A view of the decompressed bytes of a file from the current place on, which knows where members begin."""
 
-import zlib
+import re
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import SEEK_END
 from pathlib import Path
 from typing import BinaryIO
 
-import zstandard
-
 from data_pipeline.readers.files import damage_of
+from data_pipeline.readers.members import DAMAGE, DICTIONARY, GZIP, ZSTANDARD, Gzip, Members, Zstandard, next_member
 
 _CHUNK = 2**18
-_GZIP, _ZSTANDARD, _DICTIONARY = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x5d\x2a\x4d\x18"
+_NO_MEMBER = re.compile(rb"(?!)")
 
 
 @contextmanager
-def open_window(path: Path) -> Iterator["Window"]:
+def open_window(path: Path, first_line: re.Pattern[bytes] = _NO_MEMBER) -> Iterator["Window"]:
     """Of a file that is plain or compressed by gzip or zstandard, in one member or one a record.
 
-    Inside the block damage is raised as Damaged.
+    Behind a damaged member the window can go on at one that begins with `first_line`. Inside the block damage is
+    raised as Damaged.
     """
     with path.open("rb") as raw, damage_of(raw):
         begin = raw.peek(4)[:4]
-        if begin[:2] == _GZIP or path.suffix == ".gz":
-            yield Window(_gzip_pieces(raw), compressed=True)
-        elif begin in (_ZSTANDARD, _DICTIONARY) or path.suffix == ".zst":
-            yield Window(_zstandard_pieces(raw), compressed=True)
-        else:
-            yield Window(_plain_pieces(raw), compressed=False)
+        members: Members | None = None
+        if begin[:2] == GZIP or path.suffix == ".gz":
+            members = Gzip()
+        elif begin in (ZSTANDARD, DICTIONARY) or path.suffix == ".zst":
+            members = Zstandard(raw)
+        yield Window(raw, members, first_line)
 
 
 def _plain_pieces(raw: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -37,64 +38,20 @@ def _plain_pieces(raw: BinaryIO) -> Iterator[tuple[int, bytes]]:
         yield raw.tell() - len(data), data
 
 
-def _gzip_pieces(raw: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Decompressed pieces, each with the file offset of the gzip member it is in."""
-    data = raw.read(_CHUNK)
-    if not data:
-        raise EOFError("has no bytes")
-    member = 0
-    while data:
-        inflate = zlib.decompressobj(wbits=31)
-        while not inflate.eof:
-            if not data:
-                raise EOFError("ends inside a gzip member")
-            yield member, inflate.decompress(data)
-            data = inflate.unused_data or raw.read(_CHUNK)
-        # Some writers fill up with zeros behind the last member.
-        while data and not (data := data.lstrip(b"\0")):
-            data = raw.read(_CHUNK)
-        member = raw.tell() - len(data)
-
-
-def _zstandard_pieces(raw: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Decompressed pieces, each with the file offset of the zstandard frame it is in."""
-    decompressor = zstandard.ZstdDecompressor(dict_data=_dictionary(raw), max_window_size=2**31)
-    data = raw.read(_CHUNK)
-    if not data:
-        raise EOFError("has no bytes")
-    member = raw.tell() - len(data)
-    while data:
-        frame = decompressor.decompressobj()
-        while not frame.eof:
-            if not data:
-                raise EOFError("ends inside a zstandard frame")
-            yield member, frame.decompress(data)
-            data = frame.unused_data or raw.read(_CHUNK)
-        member = raw.tell() - len(data)
-
-
-def _dictionary(raw: BinaryIO) -> zstandard.ZstdCompressionDict | None:
-    """What all records share, in a skippable frame at the file's beginning, itself compressed or not.
-
-    Moves behind it. IIPC, "Zstandard compression for WARC files" 1.0, section 2.
-    """
-    if raw.peek(4)[:4] != _DICTIONARY:  # type: ignore[attr-defined]
-        return None
-    size = int.from_bytes(raw.read(8)[4:], "little")
-    data = raw.read(size)
-    if data.startswith(_ZSTANDARD):
-        data = zstandard.ZstdDecompressor().decompressobj().decompress(data)
-    return zstandard.ZstdCompressionDict(data)
-
-
 class Window:
     """The decompressed stream from the current place on, as far as it was looked at."""
 
-    def __init__(self, pieces: Iterator[tuple[int, bytes]], compressed: bool) -> None:
-        self._pieces, self.compressed = pieces, compressed
+    def __init__(self, raw: BinaryIO, codec: Members | None, first_line: re.Pattern[bytes]) -> None:
+        self._raw, self._codec, self._first_line = raw, codec, first_line
+        self._first_member, self.compressed = raw.tell(), codec is not None
+        self._pieces = codec.pieces(raw) if codec else _plain_pieces(raw)
         self.buffer = bytearray()
-        self._place, self._ended = 0, False
+        self.place = 0
+        """Bytes of the stream before the window."""
+        self._ended = False
         self._damage: Exception | None = None
+        self._can_resume = False
+        self._next_member: int | None = None
         self._members: deque[tuple[int, int]] = deque()
 
     def fill(self, size: int) -> bool:
@@ -102,43 +59,78 @@ class Window:
         while len(self.buffer) < size and not self._ended:
             try:
                 following = next(self._pieces, None)
-            except (EOFError, zlib.error, zstandard.ZstdError) as damage:
-                # What lies before the damage is whole and comes first.
-                following, self._damage = None, damage
+            except DAMAGE as damage:
+                self._break_off(damage)
+                break
             if following is None:
                 self._ended = True
                 break
             member, data = following
             if not self._members or self._members[-1][1] != member:
-                self._members.append((self._place + len(self.buffer), member))
+                self._members.append((self.place + len(self.buffer), member))
             self.buffer += data
         return len(self.buffer) >= size
+
+    def _break_off(self, damage: Exception) -> None:
+        """Ends the stream at damage: what lies before it is whole and comes first."""
+        self._ended, self._damage = True, damage
+        if self._codec is None or not self._members:
+            return
+        place, member = self._members[-1]
+        self._next_member = next_member(self._raw, self._codec, member + 1, self._first_line)
+        is_cut_or_one_member = isinstance(damage, EOFError) or member == self._first_member
+        self._can_resume = self._next_member is not None or not is_cut_or_one_member
+        if self._can_resume:
+            # Nothing that a damaged member gave is to be trusted; a file that was cut is sound up to the cut.
+            del self.buffer[max(place - self.place, 0) :]
+
+    def resume(self, record: int) -> tuple[int, int, Exception] | None:
+        """Moves behind a damaged member; returns from where to where in the file, and what was wrong.
+
+        `record` is the place where the record begins that cannot be read. None, and nothing is done, where the file
+        is cut or has no further members and more than this record in the last one: what is lost cannot be told then.
+        """
+        if self._damage is None or self._codec is None or not self._can_resume:
+            return None
+        place, member = self._members[-1]
+        if self._next_member is None and place < record:
+            return None
+        damage, self._damage = self._damage, None
+        self.skip(len(self.buffer))
+        if self._next_member is None:
+            return member, self._raw.seek(0, SEEK_END), damage
+        self._raw.seek(self._next_member)
+        self._pieces, self._ended = self._codec.pieces(self._raw), False
+        return member, self._next_member, damage
 
     def more(self) -> bool:
         """Looks further ahead; False at the end of the stream."""
         return self.fill(len(self.buffer) + 1)
 
     def raise_damage(self) -> None:
-        """To be called where the stream ends: raises what made it end before its time, if anything did."""
-        if self._damage is not None:
+        """To be called where the stream ends: raises what made it end before its time, if anything did.
+
+        Not where whole members lie before the damage: what they hold ends with them.
+        """
+        if self._damage is not None and not (self._can_resume and self.buffer):
             raise self._damage
 
     def skip(self, size: int) -> None:
         """Moves on."""
         del self.buffer[:size]
-        self._place += size
+        self.place += size
 
     def offset(self) -> int:
         """Where in the file this place is, or the member that it is in."""
         if not self.compressed:
-            return self._place
-        while len(self._members) > 1 and self._members[1][0] <= self._place:
+            return self.place
+        while len(self._members) > 1 and self._members[1][0] <= self.place:
             self._members.popleft()
         return self._members[0][1]
 
     def member_begins(self, distance: int) -> bool:
         """Whether a member begins so many bytes from here."""
-        return self.compressed and any(begin == self._place + distance for begin, _ in self._members)
+        return self.compressed and any(begin == self.place + distance for begin, _ in self._members)
 
     def skip_blank_lines(self) -> bool:
         """False at the end of the stream."""
