@@ -133,7 +133,7 @@ def test_a_dump_that_changed_while_preparing_was_stopped_is_read_again(
     read = tmp_path / "out" / ".work" / "documents" / "crawl"
     before = {path: path.stat().st_mtime_ns for path in read.iterdir()}
     with monkeypatch.context() as stopped:
-        stopped.setattr("data_pipeline.prepare._Preparation._make_tokenizer", lambda self: 1 / 0)
+        stopped.setattr("data_pipeline.prepare._Preparation._deduplicate", lambda self: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare(asked, tmp_path / "out", workers=1)
     assert {path: path.stat().st_mtime_ns for path in read.iterdir()} == before

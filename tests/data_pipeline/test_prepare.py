@@ -476,10 +476,10 @@ def test_quiet_and_safe_from_the_working_directory(sources: dict[str, Any], tmp_
         (tmp_path / name / "__init__.py").write_text("raise RuntimeError('the wrong one')")
     out, elsewhere = tmp_path / "out", tmp_path / "programs"
     elsewhere.mkdir()
-    process = start(recipe(sources), out, elsewhere)
+    process = start(recipe(sources, validation_fraction=0.1), out, elsewhere)
     output, errors = process.communicate()
     assert (process.returncode, output, errors) == (0, "", "")
-    (elsewhere / "recipe.json").write_text(recipe(sources).model_dump_json())
+    (elsewhere / "recipe.json").write_text(recipe(sources, validation_fraction=0.1).model_dump_json())
     command = [sys.executable, str(elsewhere / "program.py"), str(elsewhere / "recipe.json"), str(tmp_path / "other")]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")

@@ -162,7 +162,7 @@ def test_the_recipe_of_gpt3_on_real_corpora(shared_data: Path, tmp_path: Path) -
     """With every file of a kind, the broken ones included, and by the command."""
     crawl = [shared_data / name for name in ("webpages", "warc", "commoncrawl")]
     steps = [{"kind": "short"}, {"kind": "language", "keep": ["en"]}, {"kind": "boilerplate"}]
-    steps += [{"kind": "karma", "links": "reddit"}, {"kind": "quality", "filter": "gpt3"}, {"kind": "mask"}]
+    steps += [{"kind": "quality", "filter": "gpt3"}, {"kind": "mask"}]
     asked = {
         "tokenizer": {"path": str(shared_data / "bpe")},
         "damaged_files": "keep",
@@ -188,7 +188,7 @@ def test_the_recipe_of_gpt3_on_real_corpora(shared_data: Path, tmp_path: Path) -
             "webtext": {"kind": "jsonl", "paths": [shared_data / "webtext/openwebtext-0000-0699.jsonl.gz"]},
             "wet": {"kind": "wet", "paths": crawl[2:], "steps": steps[:2]},
             "crawl_text": {"kind": "jsonl", "paths": crawl[2:], "steps": steps},
-            "crawl": {"kind": "warc", "paths": crawl, "steps": steps},
+            "crawl": {"kind": "warc", "paths": crawl, "steps": [*steps, {"kind": "karma", "links": "reddit"}]},
         },
     }
     (tmp_path / "gpt3.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(asked, default=str))))
