@@ -118,7 +118,7 @@ def described_recipe(recipe: Recipe, inputs: Sequence[Inputs]) -> dict[str, Any]
     elsewhere |= {"filters": {"__all__": {"path"}}, "decontaminate": {"sets": {"__all__": {"paths"}}}}
     return {
         "sources": {each.source: described(each.config) for each in inputs},
-        **recipe.model_dump(mode="json", exclude_unset=True, exclude=elsewhere),
+        **recipe.model_dump(mode="json", exclude_none=True, exclude=elsewhere),
     }
 
 

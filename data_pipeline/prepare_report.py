@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import orjson
 import yaml
-from jinja2 import Environment, StrictUndefined
 
 from data_pipeline.durable import write_whole
 from data_pipeline.manifest import Manifest
@@ -90,6 +89,8 @@ def histograms(counts: Counter[str]) -> dict[str, dict[str, list[tuple[float, in
 
 
 def _page(report: Report) -> str:
+    from jinja2 import Environment, StrictUndefined  # a run that only looks at a manifest need not wait for it
+
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = lambda value: f"{value:,}"
     environment.filters["length"] = lambda value: _short(2**value)
