@@ -10,7 +10,6 @@ To cut is a block at the head of the pipeline that tokenises, so that no documen
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.decontaminate_config import Decontaminate
 from data_pipeline.decontamination_report import SetReport, report
+from data_pipeline.durable import whole_file
 from data_pipeline.engines.base import Engine
 from data_pipeline.engines.local import Local
 from data_pipeline.errors import InputError
@@ -58,7 +58,7 @@ class MakeTable(PipelineStep):  # type: ignore[misc]
             "decontaminating: %d sets, %s examples, of which %s are too short to be found, %s %d-grams",
             *(len(sets), f"{examples:,}", f"{table.short.sum():,}", f"{len(table.hashes):,}", table.n),
         )
-        with _whole(self._path) as file:
+        with whole_file(self._path) as file:
             table.save(file)
 
 
@@ -75,7 +75,7 @@ class FindOverlaps(PipelineStep):  # type: ignore[misc]
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Yields nothing."""
         finder = Finder(GramTable.load(self._table))
-        with _whole(self._hits[rank]) as file:
+        with whole_file(self._hits[rank]) as file:
             for document in data:
                 grams, begins, ends = finder.find(document.text)
                 if len(grams):
@@ -109,7 +109,7 @@ class CountGrams(PipelineStep):  # type: ignore[misc]
                 pairs = np.unique(hits["document"].astype(np.uint64) << np.uint64(32) | hits["gram"])
                 grams, documents = np.unique(pairs.astype(np.uint32), return_counts=True)
                 counts[grams] += documents.astype(np.uint32)
-        with _whole(self._counts) as file:
+        with whole_file(self._counts) as file:
             np.save(file, counts)
 
 
@@ -145,7 +145,7 @@ class CutOverlaps(PipelineStep):  # type: ignore[misc]
         """
         is_counted = np.load(self._counts) <= self._config.most_documents
         task: int | None = None
-        with _whole(self._cuts[rank]) as file:
+        with whole_file(self._cuts[rank]) as file:
             for document in data:
                 if document.metadata["task"] != task:
                     task = document.metadata["task"]
@@ -256,13 +256,3 @@ class Decontamination:
 
 def _state(files: Sequence[Path]) -> list[tuple[str, int, int]]:
     return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which gets its name when all is written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        yield file
-    partial.replace(path)

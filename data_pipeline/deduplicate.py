@@ -23,8 +23,9 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from data_pipeline.deduplicate_config import Deduplicate
-from data_pipeline.deduplicate_files import Array, Numbering, SignatureFiles, save, whole
+from data_pipeline.deduplicate_files import Array, Numbering, SignatureFiles, save
 from data_pipeline.deduplicate_match import Alike, EqualShare, all_alike, by_rank, pairs, top, unite
+from data_pipeline.durable import whole_file
 from data_pipeline.engines.base import Engine
 from data_pipeline.errors import InputError
 from data_pipeline.executor import Stage, hash_of, key_of
@@ -229,7 +230,7 @@ class Judge(PipelineStep):  # type: ignore[misc]
             ids,
         ]
         arrays = [pa.array(column, field.type) for column, field in zip(columns, VERDICTS, strict=True)]
-        with whole(self._folder / "verdicts" / f"{rank:05d}.parquet") as file:
+        with whole_file(self._folder / "verdicts" / f"{rank:05d}.parquet") as file:
             pq.write_table(pa.table(arrays, VERDICTS), file)
         self.stat_update(EXACT, value=int(is_exact.sum()))
         self.stat_update(FUZZY, value=len(indexes) - int(is_exact.sum()))

@@ -10,9 +10,9 @@ Of n documents and c columns of keys (bands, and before them the text), raw and 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ from datatrove.data import Document
 from numpy.typing import NDArray
 
 from data_pipeline.deduplicate_config import Deduplicate
+from data_pipeline.durable import whole_file
 from data_pipeline.minhash import Signature, sign
 
 CHUNK = 2**12
@@ -29,19 +30,9 @@ NAMES = pa.schema([("id", pa.string()), ("file", pa.string())])
 Array = NDArray[Any]
 
 
-@contextmanager
-def whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which gets its name when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w+b") as file:
-        yield file
-    partial.replace(path)
-
-
 def save(path: Path, array: Array) -> None:
     """As an .npy file that is whole or not there."""
-    with whole(path) as file:
+    with whole_file(path) as file:
         np.save(file, array)
 
 
@@ -80,7 +71,9 @@ class SignatureFiles:
         """Yields the documents as they are, and has written all files when there are no more."""
         scratch = self.keys.with_name(f".{self.keys.name}.unsorted")
         with ExitStack() as files:
-            texts, hashes, names = (files.enter_context(whole(path)) for path in (self.texts, self.hashes, self.names))
+            texts, hashes, names = (
+                files.enter_context(whole_file(path)) for path in (self.texts, self.hashes, self.names)
+            )
             keys = files.enter_context(scratch.open("wb"))
             table = files.enter_context(pa.ipc.new_file(names, NAMES))
             signatures, origins = list[Signature](), list[dict[str, str]]()
@@ -105,7 +98,7 @@ class SignatureFiles:
         scratch.unlink()
 
     def _sort(self, unsorted: Array) -> None:
-        with whole(self.keys) as keys, whole(self.order) as order:
+        with whole_file(self.keys) as keys, whole_file(self.order) as order:
             for column in unsorted.T:
                 sorting = np.argsort(column, kind="stable")
                 keys.write(column[sorting].tobytes())

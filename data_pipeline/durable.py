@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from data_pipeline.errors import InputError
 
@@ -26,6 +27,16 @@ def write_whole(path: Path, text: str, partial: Path | None = None) -> None:
     to_disk(partial)
     partial.replace(path)
     to_disk(path.parent)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which gets its name when all is written; folders above it are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w+b") as file:
+        yield file
+    partial.replace(path)
 
 
 @contextmanager
