@@ -22,10 +22,11 @@ pytestmark = pytest.mark.slow
 
 HELD = """
 import os, time
-while os.environ.get("SLURM_ARRAY_TASK_ID") == "1" and os.path.exists({hold!r}):
+held = os.environ.get("SLURM_ARRAY_TASK_ID") == "1" or os.environ.get("SLURM_ARRAY_TASK_COUNT") == "1"
+while held and os.path.exists({hold!r}):
     time.sleep(0.1)
 """
-"""For the second job of an array, at its start: waits while a file is there."""
+"""For the second job of an array, or the only one, at its start: waits while a file is there."""
 
 
 class Preparing:
