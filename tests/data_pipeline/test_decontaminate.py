@@ -92,7 +92,7 @@ def test_an_example_is_cut_wherever_it_stands(tmp_path: Path, one_set: dict[str,
         "examples": 3, "short": 1, "grams": 5, "grams_found": 2, "grams_common": 0, "examples_found": 1,
         "documents_cut": 3, "documents_dropped": 1,
     }  # fmt: skip
-    assert [sample["id"] for sample in samples] == ["0/0", "0/1", "0/2"]
+    assert [sample["id"] for sample in samples] == ["0/0", "0/1", "0/2", "0/4"]
     assert samples[1]["text"].startswith("«WHICH -  OF -  ") and samples[1]["text"] in texts[1]
 
 
