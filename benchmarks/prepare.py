@@ -10,6 +10,7 @@ besides our requirements and runs it all.
 import argparse
 import itertools
 import json
+import os
 import shlex
 import shutil
 import statistics
@@ -255,7 +256,8 @@ REPORTS = {
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="?", type=Path, default=Path("../shared/data"))
+    where = Path(os.environ.get("THALWEG_DATA", "../shared/data"))
+    parser.add_argument("data", nargs="?", type=Path, default=where, help="the real corpora; or THALWEG_DATA")
     pages = [f"webpages/{name}.warc.gz" for name in ("newspaper", "mercury-parser")]
     parser.add_argument("--pages", nargs="+", default=pages, help="WARC files of DATA")
     rows = ["webtext/openwebtext-0000-0699.jsonl.gz"]
@@ -266,7 +268,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--without-deduplication", dest="deduplicate", action="store_false")
     parser.add_argument("--only", nargs="+", choices=REPORTS, default=list(REPORTS))
     parser.add_argument("--out", type=Path, help="folder for DATE-prepare-cpu.md and .json")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.data = options.data.resolve()  # a recipe takes paths as relative to its own folder
+    return options
 
 
 def main() -> None:
