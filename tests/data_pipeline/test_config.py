@@ -43,3 +43,20 @@ def test_what_a_mistaken_section_says_of_itself_holds_no_secret(wrong: dict[str,
     with pytest.raises(ValidationError) as error:
         DataConfig.model_validate({"mixture": {"a": 1}, "prepare": "x.yaml"} | wrong)
     assert "hush" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"filters": {"f": {"path": "f.npz"}}}, "filters.f: .*names it"),
+        ({"links": {"l": {"kind": "reddit", "paths": ["RS.zst"]}}}, "links.l: .*names it"),
+        ({"deduplicate": {"precedence": ["b"]}}, "deduplicate.precedence: b is none"),
+        ({"steps": [{"kind": "quality", "filter": "g"}]}, "g is none of the recipe's filters"),
+        ({"steps": [{"kind": "karma", "links": "g"}]}, "g is none of the recipe's links"),
+        ({"steps": [{"kind": "language", "keep": ["english"]}]}, "language.keep.0"),
+    ],
+)
+def test_what_is_named_and_not_there_or_there_and_not_named_is_refused(asked: dict[str, Any], said: str) -> None:
+    source = {"kind": "jsonl", "paths": ["a.jsonl"], "steps": asked.pop("steps", [])}
+    with pytest.raises(ValidationError, match=said):
+        Recipe.model_validate({"tokenizer": {"hub": "x"}, "sources": {"a": source}, **asked})

@@ -424,6 +424,13 @@ def test_a_folder_that_is_named_on_two_ways_counts_once(tmp_path: Path) -> None:
     assert prepare(recipe(twice), tmp_path / "out", 1).sources["books"].read == 3
 
 
+def test_a_name_that_is_no_utf_8_is_written_with_escapes(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt")).write_text(prose(1, 300))
+    manifest = prepare(recipe({"books": {"kind": "books", "paths": [tmp_path]}}), tmp_path / "out", 1)
+    [(_, _, origin)] = documents(tmp_path / "out", manifest, "books")
+    assert origin["file"] == "caf\\xe9.txt"
+
+
 def test_small_files_share_a_shard_and_large_ones_do_not(tmp_path: Path) -> None:
     groups = group_files("web", list(enumerate([10, 10, 10, 500, 10])), shard_tokens=10, out=tmp_path / "out")
     assert [group.files for group in groups] == [(0, 1, 2), (3,), (4,)]

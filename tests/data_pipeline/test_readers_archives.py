@@ -190,3 +190,14 @@ def test_every_record_of_real_archives_is_seen(shared_data: Path) -> None:
         assert len(seen) == len(re.findall(rb"(?m)^WARC/\d\.\d+\r?$", raw)), path
         if "as-found" not in path.name:
             assert all(each.exact for each in seen), path
+
+
+def test_a_page_of_elements_within_elements_without_end_is_dropped(tmp_path: Path) -> None:
+    """Looking for its text would take minutes, by the square of their number."""
+    nested = [b"<html><body>%s<p>%s</p>%s" % (b"<div>" * n, prose(n).encode(), b"</div>" * n) for n in (2001, 1999)]
+    flat = b"<html><body>" + b"<div>a</div>" * 9000 + f"<p>{prose(3)}</p>".encode()
+    path = write_members(
+        tmp_path / "a.warc.gz", [record("response", response(body), n) for n, body in enumerate([*nested, flat])]
+    )
+    found, drops = read_all(path, FileSource.model_validate({"kind": "warc", "paths": [path]}))
+    assert drops == {"too_deep": 1} and len(found) == 2

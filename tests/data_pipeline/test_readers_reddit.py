@@ -24,6 +24,7 @@ LINK = {"id": "a", "url": "http://a.org/1", "score": 5}
         (LINK | {"score": "7"}, ("http://a.org/1", 7)),
         (LINK | {"score": 3.0, "url": "http://a.org/?x=1&amp;y=2"}, ("http://a.org/?x=1&y=2", 3)),
         (LINK | {"score": "many"}, "no_score"),
+        (LINK | {"score": "1e25"}, "no_score"),
         ({"id": "a", "url": "http://a.org/1"}, "no_score"),
         ({"id": "a", "score": 5}, "no_link"),
         (LINK | {"url": ""}, "no_link"),

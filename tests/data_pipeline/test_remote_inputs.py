@@ -189,6 +189,14 @@ def test_a_list_by_http_makes_the_same_shards_with_two_workers(crawl: Path, web:
     assert named == contents(tmp_path / "here")
 
 
+def test_names_hold_no_user_and_no_signature(tmp_path: Path) -> None:
+    lines = ["http://bob:PASSWORD@a.org/x/1.warc.gz", "http://b.org/x/2.warc.gz?X-Amz-Signature=SECRET"]
+    (tmp_path / "warc.paths").write_text("\n".join(lines))
+    [found] = find(recipe({"web": {"kind": "warc", "paths": [tmp_path / "warc.paths"]}}), tmp_path)
+    assert [name for _, name in found.files] == ["b.org/x/2.warc.gz", "a.org/x/1.warc.gz"]
+    assert {file.url for file, _ in found.files} == set(lines)
+
+
 def test_what_is_not_there_is_named_before_anything_starts(s3: Proxy, web: Proxy, tmp_path: Path) -> None:
     urls = [f"http://{web.address}/crawl/no.warc.gz", f"http://{web.address}/none/", f"http://{web.address}/crawl/*.x"]
     with pytest.raises(InputError) as caught:
