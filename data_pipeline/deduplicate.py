@@ -65,9 +65,9 @@ class Deduplication:
         matching = Stage(folder / "match", [key_of(all_of_it, task) for task in tasks])
         matching.run([Match(folder, ranks, self._config, parts)], engine)
         # In one process, with 4 bytes a document in memory, 8 where they are over 2**32.
-        Stage(folder / "cluster", [key_of(all_of_it)]).run([Cluster(folder, ranks, self._config, parts)], engine)
+        Stage(folder / "cluster", [key_of(all_of_it)]).run([Cluster(folder, self._config, parts)], engine)
         judging = Stage(folder / "judge", [key_of(all_of_it, self._sources, rank) for rank in range(len(keys))])
-        judging.run([Judge(folder, ranks, self._sources)], engine)
+        judging.run([Judge(folder, self._sources)], engine)
 
     def key(self, task: int) -> str:
         """What decides which documents of a reading task are dropped."""
@@ -130,9 +130,9 @@ class Cluster(PipelineStep):  # type: ignore[misc]
     name = "cluster"
     type = "DEDUP"
 
-    def __init__(self, folder: Path, ranks: Sequence[int], config: Deduplicate, parts: int) -> None:
+    def __init__(self, folder: Path, config: Deduplicate, parts: int) -> None:
         super().__init__()
-        self._folder, self._ranks, self._config, self._parts = folder, ranks, config, parts
+        self._folder, self._config, self._parts = folder, config, parts
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> None:
         """Writes an array [documents] of each kind. Documents of one text share all bands, too."""
@@ -207,9 +207,9 @@ class Judge(PipelineStep):  # type: ignore[misc]
     name = "judge"
     type = "DEDUP"
 
-    def __init__(self, folder: Path, ranks: Sequence[int], sources: Sequence[str]) -> None:
+    def __init__(self, folder: Path, sources: Sequence[str]) -> None:
         super().__init__()
-        self._folder, self._ranks, self._sources = folder, ranks, sources
+        self._folder, self._sources = folder, sources
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> None:
         numbering = Numbering(self._folder / "signatures")

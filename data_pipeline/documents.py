@@ -11,7 +11,7 @@ import zstandard
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from data_pipeline.durable import write_whole
+from data_pipeline.durable import whole_file, write_whole
 
 
 class DropEmpty(PipelineStep):  # type: ignore[misc]
@@ -51,10 +51,8 @@ class WriteDocuments(PipelineStep):  # type: ignore[misc]
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Yields the documents as they were written."""
         path = self._paths[rank]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
         hashed = xxhash.xxh3_128()
-        with partial.open("wb") as raw, zstandard.ZstdCompressor(level=1).stream_writer(raw) as file:
+        with whole_file(path) as raw, zstandard.ZstdCompressor(level=1).stream_writer(raw) as file:
             for document in data:
                 origin = {"id": document.id, **document.metadata}
                 line = orjson.dumps({"text": document.text, "origin": origin}) + b"\n"
@@ -64,7 +62,6 @@ class WriteDocuments(PipelineStep):  # type: ignore[misc]
                 self.stat_update("text_bytes", value=len(document.text.encode()))
                 yield document
         write_whole(_hash_beside(path), hashed.hexdigest())
-        partial.replace(path)
 
 
 def contents_of(path: Path) -> str:

@@ -15,7 +15,7 @@ import zstandard
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from data_pipeline.durable import write_whole
+from data_pipeline.durable import whole_file, write_whole
 from data_pipeline.errors import InputError
 from data_pipeline.quality import CHARACTERS, draw
 from data_pipeline.quality_config import FilterConfig
@@ -82,12 +82,9 @@ def _example(document: Document) -> dict[str, Any]:
 
 def write_examples(path: Path, examples: Sequence[Mapping[str, Any]]) -> None:
     """JSON lines, zstd; the file appears under its name when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as raw, zstandard.ZstdCompressor(level=1).stream_writer(raw) as file:
+    with whole_file(path) as raw, zstandard.ZstdCompressor(level=1).stream_writer(raw) as file:
         for example in examples:
             file.write(orjson.dumps(example) + b"\n")
-    partial.replace(path)
 
 
 def _texts(paths: Sequence[Path]) -> Iterator[tuple[float, str]]:

@@ -16,6 +16,8 @@ from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from numpy.typing import NDArray
 
+from data_pipeline.durable import whole_file
+
 Keys = NDArray[np.uint64]
 
 
@@ -76,11 +78,8 @@ def merge(paths: Sequence[Path], out: Path) -> int:
 
 def save(path: Path, keys: Keys) -> None:
     """Appears under its name when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
+    with whole_file(path) as file:
         np.save(file, keys)
-    partial.replace(path)
 
 
 def domain_of(url: str) -> str | None:
@@ -116,10 +115,8 @@ def _table(karma: Counter[str], submissions: Counter[str]) -> pa.Table:
 
 
 def _save_table(path: Path, table: pa.Table) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    pq.write_table(table.sort_by([("key", "ascending"), ("domain", "ascending")]), partial)
-    partial.replace(path)
+    with whole_file(path) as file:
+        pq.write_table(table.sort_by([("key", "ascending"), ("domain", "ascending")]), file)
 
 
 class DomainTable:

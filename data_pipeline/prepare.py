@@ -239,6 +239,8 @@ class _Preparation:
         for path in set(self._work.glob("documents/*/*.zst")) - set(self._documents):  # of tasks that are no more
             path.unlink()
         self._contents = [contents_of(path) for path in self._documents]
+        self._left = self._contents
+        """What decides the documents of each reading task that deduplication leaves."""
         for name in self._recipe.sources:
             counts = self._counts(name)
             if not counts["documents"]:
@@ -271,21 +273,16 @@ class _Preparation:
             log.info("deduplicating")
             self._duplicates = Deduplication(self._recipe.deduplicate, self._work / "deduplicate", self._sources)
             self._duplicates.find([self._reader()], self._contents, self._engine)
+            self._left = [key_of(each, self._duplicates.key(rank)) for rank, each in enumerate(self._contents)]
 
     def _decontaminate(self) -> None:
         if self._overlaps:
             log.info("looking for examples of evaluation sets")
             drop = [DropDuplicates(self._duplicates.verdicts)] if self._duplicates else []
-            self._overlaps.find([self._reader(), *drop], self._left_keys(), self._engine)
+            self._overlaps.find([self._reader(), *drop], self._left, self._engine)
 
     def _reader(self) -> ReadDocuments:
         return ReadDocuments([[rank] for rank in range(len(self._tasks))], self._documents)
-
-    def _left_keys(self) -> list[str]:
-        """What decides the documents of each reading task that deduplication leaves."""
-        if self._duplicates is None:
-            return self._contents
-        return [key_of(each, self._duplicates.key(rank)) for rank, each in enumerate(self._contents)]
 
     def _make_tokenizer(self, learned_from: list[str]) -> None:
         stage = Stage(self._tokenizer.parent, [key_of(described_tokenizer(self._recipe.tokenizer), learned_from)])
@@ -307,10 +304,9 @@ class _Preparation:
 
     def _group_keys(self) -> list[str]:
         decided = [self._recipe.validation_fraction, self._recipe.shard_tokens, hash_of(self._tokenizer)]
-        left = self._left_keys()
         cut = [self._overlaps.key(rank) if self._overlaps else "" for rank in range(len(self._tasks))]
         return [
-            key_of(*decided, group.source, group.out.name, [(left[rank], cut[rank]) for rank in group.files])
+            key_of(*decided, group.source, group.out.name, [(self._left[rank], cut[rank]) for rank in group.files])
             for group in self._groups
         ]
 

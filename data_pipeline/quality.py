@@ -21,6 +21,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from data_pipeline.durable import whole_file
 from data_pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -107,12 +108,9 @@ class QualityFilter:
     def save(self, path: Path) -> None:
         """Writes one file, which appears under its name when it is whole."""
         about = {"format_version": FORMAT_VERSION, "alpha": self.alpha, "seed": self.seed, "report": self.report}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        with partial.open("wb") as file:
+        with whole_file(path) as file:
             text = np.frombuffer(json.dumps(about).encode(), np.uint8)
             np.savez(file, coefficients=self.coefficients, intercept=np.float64(self.intercept), about=text)
-        partial.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> "QualityFilter":

@@ -11,6 +11,7 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from data_pipeline.documents import length_bin
+from data_pipeline.durable import whole_file
 from data_pipeline.manifest import SPLITS
 from data_pipeline.shard_writer import ORIGINS, ShardWriter
 from data_pipeline.shards import ShardEntry
@@ -80,10 +81,8 @@ class Tokenise(PipelineStep):  # type: ignore[misc]
                 self.stat_update(f"length/kept/{length_bin(document.text)}")
                 self.stat_update("tokens", value=len(ids) + 1)
         entries = {split: [entry.model_dump() for entry in each.close()] for split, each in splits.items()}
-        partial = group.out / ".entries.json.partial"
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(orjson.dumps(entries))
-        partial.replace(group.out / "entries.json")
+        with whole_file(group.out / "entries.json") as file:
+            file.write(orjson.dumps(entries))
 
 
 def entries_of(group: Group) -> dict[str, list[ShardEntry]]:
