@@ -168,7 +168,7 @@ def by_rensa(paths: list[Path]) -> list[bool]:
 def by_datatrove(folder: Path, paths: list[Path], language: Any) -> None:
     """Its first three stages, after which it knows what to drop."""
     stages = [str(folder / name) for name in ("signatures", "buckets", "removed")]
-    reader = JsonlReader(str(paths[0].parent), compression="zstd")
+    reader = JsonlReader(str(paths[0].parent), compression="zstd", glob_pattern="*.zst")
     for rank in range(TASKS):
         datatrove_block(folder / "signatures", language).run(reader.run(None, rank, TASKS), rank, TASKS)
     for bucket in range(CONFIG.bands):

@@ -35,7 +35,7 @@ CORPORA = {
     ],
 }
 """Kinds of reader and files of the shared data."""
-BATCH_CHARACTERS, BATCH_DOCUMENTS = 4_000_000, 1024
+BATCH_CHARACTERS, BATCH_DOCUMENTS = 1_000_000, 1024
 
 Texts = list[str]
 Work = Callable[[], float]

@@ -17,11 +17,14 @@ from data_pipeline.shards import SUFFIXES, FileEntry, ShardEntry, token_type
 ORIGINS = pa.schema([("id", pa.string()), ("file", pa.string()), ("offset", pa.int64()), ("url", pa.string())])
 """Columns of the origins: `offset` is the record's place in its file, `url` may be null."""
 
+_ORIGINS_AT_A_TIME = 2**14
+"""That are in memory, and make a row group."""
 
-def block_checksums(data: memoryview) -> npt.NDArray[np.uint32]:
-    """CRC-32C of each block of `data`, the last one being shorter."""
-    starts = range(0, len(data), BLOCK)
-    return np.array([google_crc32c.value(bytes(data[at : at + BLOCK])) for at in starts], dtype="<u4")
+
+def block_checksums(path: Path) -> npt.NDArray[np.uint32]:
+    """CRC-32C of each block of a file, the last one being shorter."""
+    with path.open("rb") as file:
+        return np.array([google_crc32c.value(block) for block in iter(lambda: file.read(BLOCK), b"")], dtype="<u4")
 
 
 class ShardWriter:
@@ -35,6 +38,7 @@ class ShardWriter:
         self._file = self._temporary(".tokens").open("wb")
         self._offsets: list[int] = []
         self._origins: list[dict[str, Any]] = []
+        self._origins_file = pq.ParquetWriter(self._temporary(".origins.parquet"), ORIGINS)
         self.tokens, self._max_token = 0, end_of_text
 
     def _temporary(self, suffix: str) -> Path:
@@ -53,15 +57,21 @@ class ShardWriter:
         self._file.write(document.tobytes() + self._end_of_text.tobytes())
         self._offsets.append(self.tokens)
         self._origins.append(origin)
+        if len(self._origins) == _ORIGINS_AT_A_TIME:
+            self._write_origins()
         self.tokens += len(document) + 1
+
+    def _write_origins(self) -> None:
+        self._origins_file.write_table(pa.Table.from_pylist(self._origins, ORIGINS))
+        self._origins.clear()
 
     def close(self, name: str) -> ShardEntry:
         """Finishes the four files and describes them under `name`."""
         self._file.close()
-        tokens = self._temporary(".tokens").read_bytes()
+        self._write_origins()
+        self._origins_file.close()
         np.array(self._offsets, dtype="<i8").tofile(self._temporary(".offsets"))
-        pq.write_table(pa.Table.from_pylist(self._origins, ORIGINS), self._temporary(".origins.parquet"))
-        block_checksums(memoryview(tokens)).tofile(self._temporary(".crc"))
+        block_checksums(self._temporary(".tokens")).tofile(self._temporary(".crc"))
         files = {suffix: FileEntry.of(self._temporary(suffix)) for suffix in SUFFIXES}
         for suffix in SUFFIXES:
             to_disk(self._temporary(suffix))

@@ -6,6 +6,7 @@ Special tokens are never made from text: a literal `<|endoftext|>` in a document
 import json
 import logging
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +98,7 @@ class Encoder:
 
     def __init__(self, tokenizer: Path | str) -> None:
         """`tokenizer` is the path of a tokenizer.json, or what stands in one."""
-        description = json.loads(tokenizer if isinstance(tokenizer, str) else tokenizer.read_bytes())
-        # A post-processor would put tokens around each text.
-        description["post_processor"] = None
-        self._reference = Tokenizer.from_str(json.dumps(description))
-        self._reference.encode_special_tokens = True
-        self._fast = _gigatoken(description)
+        self._reference, self._fast = _loaded(tokenizer if isinstance(tokenizer, str) else tokenizer.read_text("utf-8"))
         # Not the number of entries: ids may have gaps.
         self.vocab_size = max(self._reference.get_vocab().values()) + 1
         end_of_text = self._reference.token_to_id(END_OF_TEXT)
@@ -134,6 +130,17 @@ class Encoder:
     def _encode_slowly(self, texts: Sequence[str]) -> list[Ids]:
         encoded = self._reference.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(each.ids, dtype=np.uint32) for each in encoded]
+
+
+@lru_cache(maxsize=1)
+def _loaded(text: str) -> tuple[Tokenizer, Any]:
+    """The reference and gigatoken's, once a process: each loading takes a while, and leaves memory in pieces."""
+    description = json.loads(text)
+    # A post-processor would put tokens around each text.
+    description["post_processor"] = None
+    reference = Tokenizer.from_str(json.dumps(description))
+    reference.encode_special_tokens = True
+    return reference, _gigatoken(description)
 
 
 def _gigatoken(description: dict[str, Any]) -> Any:

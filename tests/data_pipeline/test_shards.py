@@ -39,6 +39,16 @@ def test_what_is_written_is_read(tmp_path_factory, documents: list[list[int]], w
     assert entry.max_token == max([end, *(id for document in documents for id in document)])
 
 
+def test_origins_of_many_documents_are_whole_and_in_order(tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path / "00000", 300, 299)
+    for at in range(40_000):
+        writer.add([at % 299], {"id": str(at), "file": "f", "offset": at, "url": None})
+    writer.close("00000")
+    origins = pq.ParquetFile(tmp_path / "00000.origins.parquet")
+    assert origins.num_row_groups > 1  # they were not all in memory
+    assert origins.read().column("offset").to_pylist() == list(range(40_000))
+
+
 def test_a_flipped_bit_is_found_when_it_is_read(tmp_path: Path) -> None:
     size = BLOCK  # tokens of two bytes: two blocks
     manifest = write_folder(tmp_path, {"a": [size]})
