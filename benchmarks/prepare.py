@@ -288,12 +288,11 @@ def main() -> None:
             raw[what] = measures[what]() if what in measures else bench.parts(what)
             title, words = REPORTS[what]
             report += [f"## {title}", "", *words(raw[what])]
-    text = "\n".join(report)
-    print(text)
-    if options.out:
-        stem = options.out / f"{date.today()}-prepare-cpu"
-        stem.with_suffix(".md").write_text(text)
-        stem.with_suffix(".json").write_text(json.dumps(raw, indent=1) + "\n")
+            if options.out:  # after each part: the next may take an hour
+                stem = options.out / f"{date.today()}-prepare-cpu"
+                stem.with_suffix(".md").write_text("\n".join(report))
+                stem.with_suffix(".json").write_text(json.dumps(raw, indent=1) + "\n")
+    print("\n".join(report))
 
 
 if __name__ == "__main__":
