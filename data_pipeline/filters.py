@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -99,4 +100,4 @@ def unfiltered(task: Task) -> Task:
     config = task.config
     assert isinstance(config, Corpus)
     first = next((at for at, step in enumerate(config.steps) if isinstance(step, Quality)), len(config.steps))
-    return Task(task.source, config.model_copy(update={"steps": config.steps[:first]}), task.files)
+    return replace(task, config=config.model_copy(update={"steps": config.steps[:first]}))

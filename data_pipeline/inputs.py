@@ -16,6 +16,7 @@ from data_pipeline.executor import hash_of, key_of
 from data_pipeline.finding_remote import files_in
 from data_pipeline.manifest import FORMAT_VERSION
 from data_pipeline.quality_config import FilterConfig
+from data_pipeline.readers.dump_pieces import Piece, pieces_of
 from data_pipeline.reading import Task
 from data_pipeline.remote_inputs import InputFile, RemoteFile, Store
 
@@ -47,7 +48,9 @@ class Inputs:
     files: tuple[tuple[InputFile, str], ...]
 
     def tasks(self) -> list[Task]:
-        """The files dealt to tasks, in order."""
+        """The files dealt to tasks, in order; a large dump makes several."""
+        if self.config.kind == "mediawiki":
+            return [Task(self.source, self.config, (each,), piece) for each in self.files for piece in _pieces(each[0])]
         step = BOOKS_PER_TASK if self.config.kind == "books" else 1
         return [Task(self.source, self.config, self.files[at : at + step]) for at in range(0, len(self.files), step)]
 
@@ -56,6 +59,11 @@ class Inputs:
         """The files that were there before; none where they are made or fetched here."""
         made_here = isinstance(self.config, HubSource) or getattr(self.config, "sample", None)
         return () if made_here else self.files
+
+
+def _pieces(file: InputFile) -> list[Piece | None]:
+    """None alone of a file that is fetched: it is fetched whole, by one task."""
+    return [None] if isinstance(file, RemoteFile) else pieces_of(file)
 
 
 def find(recipe: Recipe, work: Path) -> list[Inputs]:
@@ -160,14 +168,15 @@ def _sizes(inputs: Inputs) -> list[tuple[str, int | None]]:
     ]
 
 
-def files_of(task: Task) -> list[tuple[str, int | None, int | str | None]]:
-    """Names of a task's files with size and time of change, or version; of those that are made here, -1.
+def files_of(task: Task) -> list[tuple[object, ...]]:
+    """Names of a task's files with size and time of change, or version, and what is read of one.
 
-    Of files elsewhere None where their store was not asked.
+    Of files that are made here -1; of files elsewhere None where their store was not asked.
     """
     if isinstance(task.config, HubSource) or getattr(task.config, "sample", None):
         return [(name, -1, -1) for _, name in task.files]
-    return [(name, *_state(file)) for file, name in task.files]
+    piece = [] if task.piece is None else [task.piece.begin, task.piece.end]
+    return [(name, *_state(file), *piece) for file, name in task.files]
 
 
 def _state(file: InputFile) -> tuple[int | None, int | str | None]:

@@ -13,6 +13,7 @@ from datatrove.pipeline.base import PipelineStep
 from data_pipeline.config import RedditLinks, SourceConfig
 from data_pipeline.errors import InputError
 from data_pipeline.readers.base import Drop, Item, Reader
+from data_pipeline.readers.dump_pieces import Piece
 from data_pipeline.readers.files import Damaged
 from data_pipeline.remote_inputs import InputFile, on_disk
 from data_pipeline.steps.config import Linked
@@ -28,6 +29,8 @@ class Task:
     source: str
     config: SourceConfig | RedditLinks
     files: tuple[tuple[InputFile, str], ...]
+    piece: Piece | None = None
+    """The part of its one file that is read, None for all."""
 
 
 def reader_of(kind: str) -> Reader:
@@ -86,6 +89,10 @@ class ReadFiles(PipelineStep):  # type: ignore[misc]
                 yield item
 
     def _reader(self, task: Task) -> Reader:
+        if task.piece is not None:
+            from data_pipeline.readers import mediawiki
+
+            return partial(mediawiki.read, piece=task.piece)
         steps = getattr(task.config, "steps", [])
         if task.config.kind == "warc" and self._lists is not None and steps and isinstance(steps[0], Linked):
             from data_pipeline.readers import warc

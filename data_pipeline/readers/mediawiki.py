@@ -11,7 +11,8 @@ from datatrove.data import Document
 
 from data_pipeline.config import FileSource
 from data_pipeline.readers.base import Drop, Item
-from data_pipeline.readers.files import open_file
+from data_pipeline.readers.dump_pieces import Piece, PieceOfDump
+from data_pipeline.readers.files import damage_of, open_file
 from data_pipeline.readers.templates import is_disambiguation
 from data_pipeline.readers.wikitext import Wikitext
 
@@ -21,12 +22,22 @@ _NO_MORE_ELEMENTS = 3
 """Expat's code for an end of file inside the document."""
 
 
-def read(path: Path, source: FileSource) -> Iterator[Item]:
-    """One item a page. A dump whose closing tag alone is missing is whole; one that ends inside a page is damaged."""
+def read(path: Path, source: FileSource, piece: Piece | None = None) -> Iterator[Item]:
+    """One item a page. A dump whose closing tag alone is missing is whole; one that ends inside a page is damaged.
+
+    The `offset` of a page is its number in the file; of one of a piece the offset of its bzip2 stream, as in the index
+    that Wikimedia has beside a dump.
+    """
     site = _Site()
-    with open_file(path) as stream:
-        for number, page in enumerate(_pages(stream, path, site)):
-            yield _article(page, number, site)
+    if piece is None:
+        with open_file(path) as stream:
+            for number, page in enumerate(_pages(stream, path, site)):
+                yield _article(page, number, site)
+        return
+    with path.open("rb") as raw, damage_of(raw):
+        dump = PieceOfDump(raw, piece)
+        for page in _pages(dump, path, site):
+            yield _article(page, dump.stream, site)
 
 
 class _Site:
@@ -44,7 +55,7 @@ class _Site:
         return f"{self.base}/{quote(title.replace(' ', '_'), safe='/:()')}" if self.base else None
 
 
-def _pages(stream: BinaryIO, path: Path, site: _Site) -> Iterator[Element]:
+def _pages(stream: BinaryIO | PieceOfDump, path: Path, site: _Site) -> Iterator[Element]:
     """The pages in order; each is cleared when the next one is asked for, so that memory stays flat."""
     inside = 0
     root: Element | None = None
@@ -66,7 +77,7 @@ def _pages(stream: BinaryIO, path: Path, site: _Site) -> Iterator[Element]:
         log.warning("%s: has no </mediawiki> at its end; it ends after a whole page, so all its pages were read", path)
 
 
-def _article(page: Element, number: int, site: _Site) -> Item:
+def _article(page: Element, offset: int, site: _Site) -> Item:
     title = page.findtext("{*}title") or ""
     if (page.findtext("{*}ns") or "0") != "0":
         return Drop("not_an_article")
@@ -81,5 +92,5 @@ def _article(page: Element, number: int, site: _Site) -> Item:
     return Document(
         text=f"{title}\n\n{text}" if text else "",
         id=page.findtext("{*}id") or "",
-        metadata={"offset": number, "url": site.url(title)},
+        metadata={"offset": offset, "url": site.url(title)},
     )
