@@ -17,6 +17,7 @@ from data_pipeline.prepare import prepare
 from hosts import started_inside, words_of
 from processes import command
 from slurm import Slurm
+from whole_recipe import made, made_up
 
 pytestmark = pytest.mark.slow
 
@@ -140,3 +141,15 @@ def test_what_was_interrupted_leaves_nothing_in_the_queue(preparing: Preparing) 
     preparing.hold.unlink()
     assert preparing.run().returncode == 0
     assert contents(preparing.out) == preparing.expected()
+
+
+def test_the_whole_recipe_has_the_bytes_of_one_machine(slurm: Slurm, tmp_path: Path) -> None:
+    """Links, the quality filter, deduplication and decontamination, too."""
+    asked = made(made_up(tmp_path / "corpora"))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(asked.model_dump(mode="json", exclude_defaults=True)))
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump({"partition": "main", "time": "1h"}))
+    words = command("prepare", "recipe.yaml", "--out", "made", "--executor", "slurm", "--memory", "1G")
+    ended = slurm.hosts.run("ctl", words, cwd=tmp_path, env=dict(os.environ) | slurm.environment, check=False)
+    assert ended.returncode == 0, ended.stderr
+    prepare(asked, tmp_path / "here", 2)
+    assert contents(tmp_path / "made") == contents(tmp_path / "here")
