@@ -14,8 +14,12 @@ from data_pipeline.steps.config import Mask
 
 MARKERS = {"email": "|||EMAIL_ADDRESS|||", "phone": "|||PHONE_NUMBER|||", "ip": "|||IP_ADDRESS|||"}
 """As Dolma's corpus has them."""
-LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
-EMAIL = re.compile(rf"(?<![\w.+%-])[\w+%-]+(?:\.[\w+%-]+)*@(?:{LABEL}\.)+[A-Za-z]{{2,24}}\b")
+LABEL = r"[^\W_](?:[\w-]*[^\W_])?"
+EMAIL = re.compile(
+    # Begins where no longer one could have: else a long run without an @ takes the square of its time.
+    r"(?<![\w+%-])(?<![\w+%-][.'])[\w+%-]+(?:[.'][\w+%-]+)*"
+    rf"@(?:{LABEL}\.)+[A-Za-z]{{2,24}}(?![A-Za-z0-9_])"
+)
 V4, V6 = r"\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*\d)", r"[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])"
 IP = re.compile(rf"(?<![\w.:])(?:{V4}|{V6})")
 DIGITS = re.compile(r"\d\D{0,3}\d\D{0,3}\d\D{0,3}\d")

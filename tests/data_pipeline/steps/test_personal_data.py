@@ -25,6 +25,8 @@ def masked(text: str, **options: object) -> tuple[str, Counter[str]]:
         ("write to jane.doe+news@mail.example.co.uk.", f"write to {EMAIL}."),
         ("<a@b.de>, c_d@e-f.org; x@localhost", f"<{EMAIL}>, {EMAIL}; x@localhost"),
         ("@handle and a @ b.com, mail me at you@", "@handle and a @ b.com, mail me at you@"),
+        ("'o'neil@x.org' at info@müller.de, contact...joe@x.com", f"'{EMAIL}' at {EMAIL}, contact...{EMAIL}"),
+        ("写信给 joe@x.com谢谢", f"写信给 {EMAIL}谢谢"),
         ("from 8.8.8.8 to 192.168.0.1 and 127.0.0.1", f"from {IP} to 192.168.0.1 and 127.0.0.1"),
         ("version 1.2.3.4.5, 10.4.300.2 and 8.8.8.8.", f"version 1.2.3.4.5, 10.4.300.2 and {IP}."),
         ("2001:4860:4860::8888, fe80::1, 12:30:45 and std::vector", f"{IP}, fe80::1, 12:30:45 and std::vector"),
