@@ -108,12 +108,26 @@ class Bench:
         shutil.rmtree(self._work / name, ignore_errors=True)
         return self._work / name
 
-    def parts(self, what: str) -> dict[str, Any]:
-        """What prepare_parts.py measures."""
-        inputs, found = self._inputs if what == "steps" else self._options.data, self._work / f"{what}.json"
-        flags = ["--deduplicate"] if what == "steps" and self._options.deduplicate else []
-        command = [HERE / "prepare_parts.py", what, inputs, self._tokenizer, found, *flags]
-        run([*command, "--rounds", str(self._options.rounds)], self._work / "log")
+    def steps(self) -> dict[str, Any]:
+        """CPU seconds of parts by contender, and the peak of a process that does one."""
+        flags = ["--deduplicate"] if self._options.deduplicate else []
+        told = self._parts("steps", self._inputs, *flags, "--rounds", str(self._options.rounds))
+        peaks: dict[str, dict[str, int]] = {part: {} for part in told["seconds"]}
+        for part, name in ((part, name) for part, contenders in told["seconds"].items() for name in contenders):
+            peaks[part][name] = self._peak(*flags, "--part", part, "--contender", name)
+        return told | {"peaks": peaks, "base": self._peak()}
+
+    def _peak(self, *flags: str) -> int:
+        command = [HERE / "prepare_parts.py", "once", self._inputs, self._tokenizer, self._work / "once.json", *flags]
+        return run(command, self._work / "log").peak
+
+    def tokenising(self) -> dict[str, Any]:
+        """CPU seconds by corpus and contender, and whether ids are equal."""
+        return self._parts("tokenising", self._options.data, "--rounds", str(self._options.rounds))
+
+    def _parts(self, what: str, inputs: Path, *flags: str) -> dict[str, Any]:
+        found = self._work / f"{what}.json"
+        run([HERE / "prepare_parts.py", what, inputs, self._tokenizer, found, *flags], self._work / "log")
         told: dict[str, Any] = json.loads(found.read_text())
         return told
 
@@ -164,8 +178,8 @@ def _funnels(rounds: dict[str, list[dict[str, Any]]]) -> list[str]:
     steps = {step: None for each in rounds.values() for one in each for step in one["counts"]}
     lines = [f"| documents left by | {' | '.join(rounds)} |", f"| --- |{' ---: |' * len(rounds)}"]
     for step in steps:
-        counts = [sorted({one["counts"].get(step, 0) for one in each}) for each in rounds.values()]
-        cells = [f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}" for found in counts]
+        counts = [sorted({one["counts"][step] for one in each if step in one["counts"]}) for each in rounds.values()]
+        cells = [" to ".join(f"{count:,}" for count in (found[:1] + found[1:][-1:])) or "-" for found in counts]
         lines.append(f"| {step} | {' | '.join(cells)} |")
     return lines
 
@@ -179,11 +193,12 @@ def steps_report(found: dict[str, Any]) -> list[str]:
     lines = [
         f"CPU seconds over the same {found['documents']} documents, {found['text_bytes'] / 1e6:.1f} MB of text, in "
         f"memory; of reading and extraction over {found['pages_bytes'] / 1e6:.1f} MB of WARC files. Tokenising to "
-        "shards begins with opening the tokenizer, for datatrove in each round, for ours once a process; ours also "
-        "compares it with `tokenizers` on the beginnings of 200 documents, in each round.",
+        "shards begins with opening the tokenizer, which `thalweg prepare` does once a process and this in each round, "
+        "and ours with a comparison to `tokenizers` on the beginnings of 200 documents, once a task. Peaks are "
+        f"of processes that do a part once; one that reads the documents alone has {found['base'] / 1e6:.0f} MB.",
         "",
-        "| part | contender | CPU seconds | MB a second | documents a second | datatrove over it (95 %) |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
+        "| part | contender | CPU seconds | MB a second | documents a second | peak MB | datatrove over it (95 %) |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for part, contenders in found["seconds"].items():
         size = found["pages_bytes" if part.startswith("reading") else "text_bytes"]
@@ -191,7 +206,8 @@ def steps_report(found: dict[str, Any]) -> list[str]:
             median = statistics.median(seconds)
             ratio = "" if name == "datatrove" else str(paired_ratio(contenders["datatrove"], seconds))
             documents = "" if part.startswith("reading") else f"{found['documents'] / median:.0f}"
-            lines.append(f"| {part} | {name} | {median:.2f} | {size / median / 1e6:.2f} | {documents} | {ratio} |")
+            speed, peak = f"{size / median / 1e6:.2f}", f"{found['peaks'][part][name] / 1e6:.0f}"
+            lines.append(f"| {part} | {name} | {median:.2f} | {speed} | {documents} | {peak} | {ratio} |")
     return [*lines, ""]
 
 
@@ -283,9 +299,8 @@ def main() -> None:
     raw: dict[str, Any] = {"date": str(date.today()), "command": command, "machine": where, "versions": versions}
     with tempfile.TemporaryDirectory(dir=options.out and options.out.resolve()) as name:
         bench = Bench(options, Path(name))
-        measures = {"whole": bench.whole, "memory": bench.memory}
         for what in options.only:
-            raw[what] = measures[what]() if what in measures else bench.parts(what)
+            raw[what] = getattr(bench, what)()
             title, words = REPORTS[what]
             report += [f"## {title}", "", *words(raw[what])]
             if options.out:  # after each part: the next may take an hour

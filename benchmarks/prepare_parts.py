@@ -1,9 +1,11 @@
 """Parts of a preparation alone, over the same documents in memory: CPU seconds of each contender, round by round.
 
     python benchmarks/prepare_parts.py steps INPUTS TOKENIZER.json OUT.json [--rounds 15] [--deduplicate]
+    python benchmarks/prepare_parts.py once INPUTS TOKENIZER.json OUT.json [--part P --contender C] [--deduplicate]
     python benchmarks/prepare_parts.py tokenising DATA TOKENIZER.json OUT.json [--rounds 15]
 
-In one thread; contenders take turns, in an order that is rotated from round to round.
+In one thread; contenders take turns, in an order that is rotated from round to round. `once` is to be watched from
+outside: it does one part, or none, once.
 """
 
 import argparse
@@ -23,7 +25,7 @@ from pydantic import TypeAdapter
 
 from data_pipeline.config import SourceConfig
 from data_pipeline.reading import ReadFiles, Task
-from data_pipeline.tokenizer import Encoder
+from data_pipeline.tokenizer import Encoder, _loaded
 
 CORPORA = {
     "books": [("books", "books/*.tar.xz"), ("books", "books/gutenberg-raw/*.txt.gz")],
@@ -138,6 +140,7 @@ def _shards(texts: Texts, tokenizer: Path) -> dict[str, Work]:
     from data_pipeline.tokenise import Group, Tokenise
 
     def ours() -> float:
+        _loaded.cache_clear()
         with tempfile.TemporaryDirectory() as out:
             return timed(lambda: Tokenise([Group("-", (0,), Path(out))], tokenizer, 0, 2**27).run(iter(fresh(texts))))
 
@@ -177,6 +180,7 @@ def encoders(tokenizer: Path) -> dict[str, Callable[[Texts], object]]:
     """New ones, whose caches are empty."""
     from tokenizers import Tokenizer
 
+    _loaded.cache_clear()
     ours, stock = Encoder(tokenizer), Tokenizer.from_file(str(tokenizer))
     stock.encode_special_tokens = True
     return {
@@ -222,18 +226,23 @@ def tokenising(data: Path, tokenizer: Path, rounds: int) -> dict[str, Any]:
 def main() -> None:
     """Writes what it finds as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("steps", "tokenising"))
+    parser.add_argument("what", choices=("steps", "once", "tokenising"))
     parser.add_argument("inputs", type=Path)
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--deduplicate", action="store_true")
+    parser.add_argument("--part")
+    parser.add_argument("--contender")
     asked = parser.parse_args()
     silence()
     import trafilatura  # noqa: F401  # as in prepare_contenders.py
 
     if asked.what == "steps":
         found = steps(asked.inputs, asked.tokenizer, asked.rounds, asked.deduplicate)
+    elif asked.what == "once":
+        works, _ = step_works(asked.inputs, asked.tokenizer, asked.deduplicate)
+        found = works[asked.part][asked.contender]() if asked.part else 0.0
     else:
         found = tokenising(asked.inputs, asked.tokenizer, asked.rounds)
     asked.out.write_text(json.dumps(found))

@@ -32,7 +32,7 @@ class Used:
 def run(command: Sequence[str | Path], log: Path) -> Used:
     """Runs a Python program on the last of this machine's cores. Its words go into `log`."""
     core = {max(os.sched_getaffinity(0))}
-    paths = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
+    paths = os.pathsep.join(filter(None, [str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH")]))
     with log.open("w") as words:
         began = time.perf_counter()
         process = subprocess.Popen(
