@@ -6,9 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipeline.durable import to_disk
+import numpy as np
+
+from data_pipeline.durable import to_disk, whole_file
 from data_pipeline.errors import TaskError
-from data_pipeline.manifest import SPLITS, FilterEntry, SourceEntry, TokenizerEntry
+from data_pipeline.links import domains_beside
+from data_pipeline.manifest import SPLITS, FilterEntry, LinksEntry, SourceEntry, TokenizerEntry
 from data_pipeline.quality import QualityFilter
 from data_pipeline.shards import SUFFIXES, FileEntry, ShardEntry
 from data_pipeline.tokenise import Group, entries_of
@@ -18,20 +21,29 @@ def place_tokenizer(made: Path, out: Path) -> TokenizerEntry:
     """Puts the tokenizer into the prepared folder, and describes it."""
     from data_pipeline.tokenizer import Encoder
 
-    path, partial = out / "tokenizer.json", out / ".tokenizer.json.partial"
-    shutil.copyfile(made, partial)
-    partial.replace(path)
+    path = _copy(made, out / "tokenizer.json")
     encoder = Encoder(path)
     return TokenizerEntry(vocab_size=encoder.vocab_size, end_of_text=encoder.end_of_text, file=FileEntry.of(path))
 
 
 def place_filter(name: str, made: Path, out: Path) -> FilterEntry:
     """Puts a quality filter into the prepared folder, and describes it."""
-    path, partial = out / f"{name}.filter.npz", out / f".{name}.filter.npz.partial"
-    shutil.copyfile(made, partial)
-    partial.replace(path)
+    path = _copy(made, out / f"{name}.filter.npz")
     filter_ = QualityFilter.load(path)
     return FilterEntry(file=FileEntry.of(path), auc=filter_.report["auc"], alpha=filter_.alpha)
+
+
+def place_links(name: str, made: Path, counts: Counter[str], out: Path) -> LinksEntry:
+    """Puts the table of the domains of a list of links into the prepared folder, and describes the list."""
+    domains = FileEntry.of(_copy(domains_beside(made), domains_beside(out / f"{name}.npy")))
+    addresses = len(np.load(made, mmap_mode="r"))
+    return LinksEntry(read=counts["read"], dropped=those_of("dropped/", counts), addresses=addresses, domains=domains)
+
+
+def _copy(made: Path, place: Path) -> Path:
+    with whole_file(place) as file, made.open("rb") as source:
+        shutil.copyfileobj(source, file)
+    return place
 
 
 def place_source(source: str, groups: Sequence[Group], counts: Counter[str], out: Path) -> SourceEntry:

@@ -119,6 +119,13 @@ def _save_table(path: Path, table: pa.Table) -> None:
         pq.write_table(table.sort_by([("key", "ascending"), ("domain", "ascending")]), file)
 
 
+def largest_domains(path: Path, most: int = 20) -> list[tuple[str, int, int]]:
+    """The domains of a list with the most karma: name, karma and submissions."""
+    table = pq.read_table(domains_beside(path), columns=_COLUMNS[1:])
+    largest = table.sort_by([("karma", "descending"), ("domain", "ascending")]).slice(0, most)
+    return [(row["domain"], row["karma"], row["submissions"]) for row in largest.to_pylist()]
+
+
 class DomainTable:
     """A table to look into; 16 bytes a domain."""
 

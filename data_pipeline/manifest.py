@@ -43,6 +43,8 @@ class LinksEntry(BaseModel):
     read: int
     dropped: dict[str, int]
     addresses: int
+    domains: FileEntry | None = None
+    """The table of their domains; folders of early states of this release have none."""
 
 
 class FilterEntry(BaseModel):
@@ -102,4 +104,5 @@ class Manifest(BaseModel):
         """Every file of the folder but the manifest, by its name there."""
         shards = {shard.name + suffix: entry for shard in self.shards() for suffix, entry in shard.files.items()}
         filters = {f"{name}.filter.npz": entry.file for name, entry in self.filters.items()}
-        return {"tokenizer.json": self.tokenizer.file} | filters | shards
+        domains = {f"{name}.domains.parquet": entry.domains for name, entry in self.links.items() if entry.domains}
+        return {"tokenizer.json": self.tokenizer.file} | domains | filters | shards

@@ -24,7 +24,6 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 from datatrove.pipeline.base import PipelineStep
 from filelock import FileLock, Timeout
 
@@ -39,7 +38,7 @@ from data_pipeline.engines.local import Local
 from data_pipeline.errors import InputError
 from data_pipeline.executor import Stage, hash_of, key_of
 from data_pipeline.filters import Filters
-from data_pipeline.finish import place_filter, place_source, place_tokenizer, those_of
+from data_pipeline.finish import place_filter, place_links, place_source, place_tokenizer, those_of
 from data_pipeline.inputs import (
     LINKS,
     Inputs,
@@ -50,7 +49,7 @@ from data_pipeline.inputs import (
     find,
     recipe_hash,
 )
-from data_pipeline.links import CollectLinks, merge
+from data_pipeline.links import CollectLinks, largest_domains, merge
 from data_pipeline.make_tokenizer import MakeTokenizer
 from data_pipeline.manifest import FORMAT_VERSION, LinksEntry, Manifest
 from data_pipeline.reading import ReadFiles, Task
@@ -149,8 +148,8 @@ def _begin_anew(out: Path) -> None:
     manifest, _ = Manifest.load(removed)
     for source in manifest.sources:
         shutil.rmtree(out / source, ignore_errors=True)
-    for name in manifest.filters:
-        (out / f"{name}.filter.npz").unlink(missing_ok=True)
+    for name in manifest.files():  # those of sources are gone
+        (out / name).unlink(missing_ok=True)
     shutil.rmtree(removed)
 
 
@@ -222,8 +221,7 @@ class _Preparation:
 
     def _links_entry(self, name: str) -> LinksEntry:
         counts = sum((self._linking.counts(rank) for rank in self._link_ranks(name)), Counter[str]())
-        addresses = len(np.load(self._lists / f"{name}.npy", mmap_mode="r"))
-        return LinksEntry(read=counts["read"], dropped=those_of("dropped/", counts), addresses=addresses)
+        return place_links(name, self._lists / f"{name}.npy", counts, self._out)
 
     def _read(self) -> None:
         log.info("reading: %d sources, %d tasks", len(self._recipe.sources), len(self._tasks))
@@ -344,6 +342,7 @@ class _Preparation:
     def _report(self, manifest: Manifest, counts: dict[str, Counter[str]]) -> None:
         paths = {name: [self._samples[rank] for rank in self._ranks(name)] for name in self._recipe.sources}
         parts: dict[str, prepare_report.Report] = {"recipe": described_recipe(self._recipe, self._inputs)}
+        parts["domains"] = {name: largest_domains(self._lists / f"{name}.npy") for name in self._recipe.links}
         parts["filters"] = self._filters.report()
         if self._duplicates:
             for group, path in zip(self._groups, self._group_samples, strict=True):

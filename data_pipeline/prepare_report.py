@@ -33,7 +33,7 @@ def summary(manifest: Manifest) -> Report:
         }
         for name, source in manifest.sources.items()
     }
-    links = {name: entry.model_dump() for name, entry in manifest.links.items()}
+    links = {name: entry.model_dump(exclude={"domains"}) for name, entry in manifest.links.items()}
     tokenizer = manifest.tokenizer.model_dump(exclude={"file"})
     return {"tokenizer": tokenizer, "sources": sources, **({"links": links} if links else {})}
 

@@ -5,6 +5,7 @@ import lzma
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from corpora import contents, documents, page, prose, recipe, record, response, write_members
@@ -12,6 +13,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.links import key_of
 from data_pipeline.prepare import prepare
 from data_pipeline.readers import warc
+from data_pipeline.verifying import verify_folder
 
 
 @pytest.mark.parametrize(
@@ -89,6 +91,17 @@ def test_linked_pages_are_a_source_of_their_own(tmp_path: Path, sources: dict[st
     assert urls == {f"http://site{n}.org/page/{n}" for n in range(5)}
     prepare(with_links(tmp_path, sources, paths=[tmp_path / "RS_2011-01.xz"]), tmp_path / "two", workers=2)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert verify_folder(tmp_path / "one") == []
+    table = pq.read_table(tmp_path / "one" / "reddit.domains.parquet").sort_by("domain").to_pylist()
+    assert [row["domain"] for row in table] == [f"site{n}.org" for n in range(5)]
+    largest = json.loads((tmp_path / "one" / "prepare.json").read_text())["domains"]["reddit"]
+    assert sorted(map(tuple, largest)) == [(row["domain"], row["karma"], row["submissions"]) for row in table]
+    assert [karma for _, karma, _ in largest] == sorted((row["karma"] for row in table), reverse=True)
+    assert "site4.org" in (tmp_path / "one" / "prepare.html").read_text()
+    (tmp_path / "one" / "reddit.domains.parquet").write_bytes(b"something else")
+    assert any("reddit.domains.parquet" in fault for fault in verify_folder(tmp_path / "one"))
+    prepare(recipe({"crawl": sources["crawl"]}), tmp_path / "one", update=True)
+    assert not (tmp_path / "one" / "reddit.domains.parquet").exists()
 
 
 def test_pages_that_no_link_names_are_not_looked_into(
