@@ -43,6 +43,7 @@ def place_links(name: str, made: Path, counts: Counter[str], out: Path) -> Links
 def _copy(made: Path, place: Path) -> Path:
     with whole_file(place) as file, made.open("rb") as source:
         shutil.copyfileobj(source, file)
+    to_disk(place)
     return place
 
 

@@ -1,7 +1,8 @@
-"""Pieces of a large MediaWiki dump: ranges of bytes of a file of many bzip2 streams, as Wikimedia's and pbzip2's are.
+"""Pieces of a large MediaWiki dump: ranges of bytes of a file of many bzip2 streams.
 
-A piece has the pages of which the tag <page> begins in a stream that begins in its range. Streams may end anywhere,
-also within a tag; that no text holds the tag is XML's rule.
+Wikimedia's multistream dumps and pbzip2's files are such. A piece has the pages of which the tag <page> begins in a
+stream that begins in its range. Streams may end anywhere, also within a tag. That no text holds the tag is XML's rule;
+CDATA and comments may, but MediaWiki writes none.
 """
 
 import bz2
@@ -15,7 +16,8 @@ from typing import BinaryIO
 PIECE = 2**26
 """Bytes of a piece, at least: of English Wikipedia a minute of one core."""
 
-_PAGE, _END = b"<page>", b"</mediawiki>"
+_PAGE, _PAGE_BYTES, _END = re.compile(rb"<page[\s/>]"), 6, b"</mediawiki>"
+_END_OF_HEAD = re.compile(rb"(?<=</siteinfo>)|(?=<page[\s/>]|</mediawiki>)")
 _STREAM = re.compile(rb"BZh[1-9]1AY&SY")
 _CHUNK, _LONGEST_FIRST_STREAM = 2**18, 2**24
 
@@ -30,9 +32,12 @@ class Piece:
 
 def pieces_of(path: Path) -> list[Piece | None]:
     """Nearly equal pieces of a dump that is large and in many streams; else None alone, for the whole file."""
-    size = path.stat().st_size if path.suffix == ".bz2" and path.exists() else 0
-    count = size // PIECE
-    if count < 2 or not _is_in_streams(path):
+    try:
+        size = path.stat().st_size
+        count = size // PIECE
+        if path.suffix != ".bz2" or count < 2 or not _is_in_streams(path):
+            return [None]
+    except OSError:  # the reader of the whole says what is wrong
         return [None]
     bounds = [at * size // count for at in range(count + 1)]
     return [Piece(begin, end) for begin, end in pairwise(bounds)]
@@ -56,8 +61,7 @@ class PieceOfDump:
         return next(self._parts, b"")
 
     def _all(self, raw: BinaryIO, piece: Piece) -> Iterator[bytes]:
-        _, head = next(_parted(raw, 0))
-        yield head.partition(_END)[0]
+        yield _head(raw)
         page = b""
         if (first := _stream_from(raw, piece.begin, piece.end)) is not None:
             pages = _parted(raw, first)
@@ -71,20 +75,35 @@ class PieceOfDump:
             yield _END
 
 
+def _head(raw: BinaryIO) -> bytes:
+    """No more than is needed: of what is damaged behind it the first piece tells."""
+    head = b""
+    for _, data in _streams(raw, 0):
+        head += data
+        if end := _END_OF_HEAD.search(head):
+            return head[: end.start()]
+    return head
+
+
 def _parted(raw: BinaryIO, first: int) -> Iterator[tuple[int, bytes]]:
     """From the stream at `first` on: what lies before a page begins, then the pages, with the streams they begin in."""
     part, begun, rest, streams_of_rest = bytearray(), first, b"", list[int]()
-    for stream, data in _streams(raw, first):
-        copied, data = 0, rest + data
-        for tag in re.finditer(_PAGE, data):
-            yield begun, bytes(part + data[copied : tag.start()])
-            part, copied = bytearray(), tag.start()
-            begun = stream if copied >= len(rest) else streams_of_rest[copied]
-        kept = max(len(data) - len(_PAGE) + 1, 0)  # what may be the beginning of a tag
-        part += data[copied:kept]
-        streams_of_rest = [*streams_of_rest, *[stream] * min(len(data) - len(rest), len(_PAGE))]
-        rest = data[kept:]
-        streams_of_rest = streams_of_rest[len(streams_of_rest) - len(rest) :]
+    try:
+        for stream, data in _streams(raw, first):
+            copied, data = 0, rest + data
+            for tag in _PAGE.finditer(data):
+                yield begun, bytes(part + data[copied : tag.start()])
+                part, copied = bytearray(), tag.start()
+                begun = stream if copied >= len(rest) else streams_of_rest[copied]
+            kept = max(len(data) - _PAGE_BYTES + 1, 0)  # what may be the beginning of a tag
+            part += data[copied:kept]
+            streams_of_rest = [*streams_of_rest, *[stream] * min(len(data) - len(rest), _PAGE_BYTES)]
+            rest = data[kept:]
+            streams_of_rest = streams_of_rest[len(streams_of_rest) - len(rest) :]
+    except OSError as error:  # bz2's has no errno
+        # Zeros or the like behind the dump: bzip2 passes over them, too.
+        if error.errno is not None or not (part + rest).rstrip().endswith(_END):
+            raise
     yield begun, bytes(part + rest)
 
 

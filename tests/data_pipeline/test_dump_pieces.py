@@ -83,6 +83,39 @@ def test_a_cut_file_costs_its_last_piece_alone(tmp_path: Path) -> None:
         list(read(path, DUMP, Piece(starts[-3], len(packed))))
 
 
+def test_damage_costs_its_piece_alone_also_before_the_first_page(tmp_path: Path) -> None:
+    xml = dump(*(wiki_page(number, prose(number)) for number in range(20))).encode()
+    packed, starts = in_streams(xml, [xml.index(b"<page>"), *range(1000, len(xml), 1000)])
+    path = tmp_path / "a.xml.bz2"
+    path.write_bytes(packed[: starts[1] + 20] + bytes(20) + packed[starts[1] + 40 :])
+    with pytest.raises(Damaged):
+        list(read(path, DUMP, Piece(0, starts[3])))
+    rest = list(read(path, DUMP, Piece(starts[3], len(packed))))
+    path.write_bytes(packed)
+    assert len(rest) > 10 and told(rest) == told(list(read(path, DUMP)))[-len(rest) :]
+
+
+@pytest.mark.parametrize("behind", [bytes(600), b"\n"])
+def test_what_is_no_stream_behind_the_end_is_passed_over(tmp_path: Path, behind: bytes) -> None:
+    xml = dump(*(wiki_page(number, prose(number)) for number in range(20))).encode()
+    packed, _ = in_streams(xml, list(range(1000, len(xml), 1000)))
+    path = tmp_path / "a.xml.bz2"
+    path.write_bytes(packed + behind)
+    for last in ([], [len(packed)]):
+        found = by_pieces(path, [0, len(packed) // 2, *last, len(packed + behind)])
+        assert len(found) == 20 and told(found) == told(list(read(path, DUMP)))
+
+
+@pytest.mark.parametrize("tag", [b'<page kind="a">', b"<page\n>"])
+def test_tags_may_have_attributes(tmp_path: Path, tag: bytes) -> None:
+    xml = dump(*(wiki_page(number, prose(number)) for number in range(20))).encode().replace(b"<page>", tag)
+    packed, _ = in_streams(xml, list(range(997, len(xml), 997)))
+    path = tmp_path / "a.xml.bz2"
+    path.write_bytes(packed)
+    found = by_pieces(path, [at * len(packed) // 4 for at in range(5)])
+    assert len(found) == 20 and told(found) == told(list(read(path, DUMP)))
+
+
 def test_what_is_small_or_in_one_stream_is_one_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     xml = dump(*(wiki_page(number, prose(number)) for number in range(50))).encode()
     one, many, plain = (tmp_path / name for name in ("one.xml.bz2", "many.xml.bz2", "plain.xml"))
@@ -91,7 +124,11 @@ def test_what_is_small_or_in_one_stream_is_one_task(tmp_path: Path, monkeypatch:
     plain.write_bytes(xml)
     assert pieces_of(many) == [None]
     monkeypatch.setattr(dump_pieces, "PIECE", 1000)
-    assert pieces_of(one) == pieces_of(plain) == pieces_of(tmp_path / "absent.xml.bz2") == [None]
+    folder = tmp_path / "folder.xml.bz2"  # cannot be opened, as what one may not read
+    folder.mkdir()
+    for number in range(99):
+        (folder / f"{number:0200}").touch()  # some file systems give folders a size by what they hold
+    assert pieces_of(one) == pieces_of(plain) == pieces_of(folder) == pieces_of(tmp_path / "absent.xml.bz2") == [None]
     pieces = [piece for piece in pieces_of(many) if piece is not None]
     assert len(pieces) == 4 and pieces[0].begin == 0 and pieces[-1].end == many.stat().st_size
     assert all(before.end == after.begin and after.end - after.begin >= 1000 for before, after in pairwise(pieces))
