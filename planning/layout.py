@@ -19,11 +19,14 @@ class Layout:
     micro_batch: int
     recompute: Recompute
     precision: str
+    compile: bool | None = None
 
     @staticmethod
     def of(train: TrainConfig, zero: ZeroConfig, parallel: ParallelConfig, devices: int) -> "Layout":
         """The one that a run's sections ask for."""
-        return Layout(devices, zero, parallel, train.micro_batch, train.activation_checkpointing, train.precision)
+        return Layout(
+            devices, zero, parallel, train.micro_batch, train.activation_checkpointing, train.precision, train.compile
+        )
 
     @property
     def replicas(self) -> int:
@@ -37,8 +40,9 @@ class Layout:
 
     @property
     def compiled(self) -> bool:
-        """Whether blocks are compiled by default on a GPU (training/compilation.py)."""
-        return self.zero.stage < 3 and self.recompute != "selective"
+        """Whether blocks are compiled, by default on a GPU where it pays (training/compilation.py)."""
+        pays = self.zero.stage < 3 and self.recompute != "selective"
+        return pays if self.compile is None else self.compile
 
     def deal(self, sequences: int) -> Deal:
         """How a global batch is dealt."""
@@ -47,7 +51,8 @@ class Layout:
     def positions(self, n_ctx: int, sequences: int) -> int:
         """Positions that one rank computes in its largest forward."""
         forwards = self.deal(sequences).forwards
-        return max(each.stop - each.start for each in forwards) * n_ctx // self.parallel.sequence
+        largest: int = max(each.stop - each.start for each in forwards)
+        return largest * n_ctx // self.parallel.sequence
 
     def with_(self, **changes: object) -> "Layout":
         """Another one."""
@@ -58,7 +63,10 @@ class Layout:
         split = [f"{name} {size}" for name, size in self.parallel.model_dump().items() if size > 1]
         offload = [
             f"{what} on {where}"
-            for what, where in (("optimizer", self.zero.offload_optimizer), ("parameters", self.zero.offload_parameters))
+            for what, where in (
+                ("optimizer", self.zero.offload_optimizer),
+                ("parameters", self.zero.offload_parameters),
+            )
             if where != "none"
         ]
         kept = f"checkpointing {self.recompute}"

@@ -5,19 +5,20 @@ table 1, with gradients in fp32 and what DeepSpeed holds besides (docs/sharding.
 """
 
 from dataclasses import dataclass, fields
+from functools import cache
 
 from model.config import ModelConfig
 from model.counts import parameters_by_part
 from model.loss import LOGITS_BYTES, ROUNDED_SUMS, SOFTMAX_BYTES
 from planning.activations import kept_per_position, working_per_position
+from planning.hardware import Hardware
 from planning.layout import Layout
+from planning.zero_defaults import GATHER_BUCKET, LIVE, PERSISTENT, PREFETCH, REDUCE_BUCKET, or_default
 
 CONTEXT = 1.2e9
 """CUDA's context, libraries' workspaces and NCCL's buffers, which no tensor shows."""
 UNUSED = 0.04
 """Share of what is allocated anew in every step that torch's allocator holds and cannot use."""
-_REDUCE_BUCKET, _GATHER_BUCKET, _PREFETCH, _LIVE = 500e6, 500e6, 50e6, 1e9
-"""DeepSpeed's defaults, in numbers."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,16 @@ class Memory:
     @property
     def device(self) -> float:
         """All that lies on the device."""
-        return sum(getattr(self, each.name) for each in fields(self) if each.name != "host")
+        return float(sum(getattr(self, each.name) for each in fields(self) if each.name != "host"))
 
 
+def fits(memory: Memory, devices: int, hardware: Hardware, share: float) -> bool:
+    """Whether it keeps to a share of each device's memory, and of its host's."""
+    on_host = memory.host * min(devices, hardware.devices_per_node)
+    return memory.device <= share * hardware.memory and on_host <= share * hardware.host_memory
+
+
+@cache
 def parameters_of_rank(model: ModelConfig, tensor: int) -> dict[str, float]:
     """Numbers that one of `tensor` ranks has of the network: `matrices` that are split, and the rest, `whole`."""
     parts = parameters_by_part(model)
@@ -95,12 +103,14 @@ def _states(model: ModelConfig, layout: Layout, numbers: float) -> tuple[float, 
 
 
 def _small(model: ModelConfig, layout: Layout) -> float:
-    """Numbers in parameters that stage 3 holds whole: biases, norms and whatever is below its threshold."""
-    threshold = 100_000 if layout.zero.persistence_threshold is None else layout.zero.persistence_threshold
-    d, ff = model.d_model, model.ff_width
-    split = layout.parallel.tensor
-    sizes = [d] * 4 + [d, d, ff / split] + ([3 * d / split] if model.has_qkv_bias else [])
-    return model.n_layer * sum(size for size in sizes if size < threshold) + 2 * d * (d < threshold)
+    """Numbers in parameters below the threshold of stage 3, which every rank holds whole."""
+    d, ff, split = model.d_model, model.ff_width, layout.parallel.tensor
+    of_block = [d, d, d, d, 3 * d * d / split, d * d / split, d, d * ff / split, ff / split, ff * d / split, d]
+    if model.has_qkv_bias:
+        of_block.append(3 * d / split)
+    once = [d, d, model.embedding_rows * d, *([model.n_ctx * d] if model.position == "learned" else [])]
+    threshold = or_default(layout.zero.persistence_threshold, PERSISTENT)
+    return sum(size for size in [*once, *model.n_layer * of_block] if size < threshold)
 
 
 def _loss(model: ModelConfig, layout: Layout, positions: int) -> float:
@@ -114,17 +124,13 @@ def _loss(model: ModelConfig, layout: Layout, positions: int) -> float:
 
 def _communication(layout: Layout, numbers: float) -> float:
     zero, buckets = layout.zero, 2 if layout.zero.overlap else 1
-    reduced = min(zero.reduce_bucket or _REDUCE_BUCKET, numbers)
+    reduced = min(zero.reduce_bucket or REDUCE_BUCKET, numbers)
     if zero.stage == 0 or layout.devices == 1:
         return 0.0
     if zero.stage == 3:
-        live = min(_or(zero.max_live_parameters, _LIVE) + _or(zero.prefetch_bucket, _PREFETCH), numbers)
-        return 4 * (zero.reduce_bucket or _REDUCE_BUCKET) + layout.number * live
-    gathered = layout.number * min(zero.allgather_bucket or _GATHER_BUCKET, numbers)
+        live = min(or_default(zero.max_live_parameters, LIVE) + or_default(zero.prefetch_bucket, PREFETCH), numbers)
+        return 4 * (zero.reduce_bucket or REDUCE_BUCKET) + layout.number * live
+    gathered = layout.number * min(zero.allgather_bucket or GATHER_BUCKET, numbers)
     if zero.stage == 1 and layout.precision == "bf16":
         return max(4 * reduced, gathered)
     return max(4 * reduced * buckets, gathered)
-
-
-def _or(given: int | None, default: float) -> float:
-    return default if given is None else given

@@ -38,11 +38,6 @@ class Plan:
         """Of the whole run."""
         return self.run_seconds * self.layout.devices / 3600
 
-    def fits(self, hardware: Hardware, share: float) -> bool:
-        """Whether it keeps to a share of the devices' memory, and of their hosts'."""
-        on_host = self.memory.host * min(self.layout.devices, hardware.devices_per_node)
-        return self.memory.device <= share * hardware.memory and on_host <= share * hardware.host_memory
-
     def kilowatt_hours(self, hardware: Hardware) -> float:
         """Of the whole run, at the hardware's full power."""
         return self.device_hours * hardware.watts / 1000
@@ -70,7 +65,7 @@ def plan(
     )
 
 
-_POINTS = 64
+_POINTS = 8
 """At which the ramp is looked at: a step's time between them follows a straight line."""
 
 
@@ -84,7 +79,5 @@ def _run_seconds(
     ramp = 0 if train.ramp is None else min(train.ramp.over_tokens, train.tokens)
     points = [ramp * at // _POINTS for at in range(_POINTS + 1)] if ramp else [0]
     each = [seconds_per_token(tokens) for tokens in points]
-    ramping = sum(
-        (each[at] + each[at + 1]) / 2 * (points[at + 1] - points[at]) for at in range(len(points) - 1)
-    )
+    ramping = sum((each[at] + each[at + 1]) / 2 * (points[at + 1] - points[at]) for at in range(len(points) - 1))
     return ramping + (train.tokens - ramp) * seconds_per_token(train.tokens)

@@ -7,6 +7,7 @@ from data_pipeline.errors import InputError
 from model.config import ModelConfig, Recompute
 from planning.hardware import Hardware
 from planning.layout import Layout
+from planning.memory import fits, memory
 from planning.plan import Plan, plan
 from training.config import TrainConfig
 from training.parallel_config import ParallelConfig
@@ -19,10 +20,13 @@ MEMORY_SHARE = 0.9
 
 @dataclass(frozen=True)
 class Found:
-    """What a search has found: layouts that fit, the fastest first, and else the one that comes nearest."""
+    """What a search has found."""
 
     fitting: list[Plan]
-    nearest: Plan
+    """The fastest first; of two that take the same time, the one with less memory."""
+    nearest: Layout
+    """That with the least memory of a device, whether it fits or not, and how much that is."""
+    least: float
     searched: int
 
 
@@ -30,25 +34,30 @@ def search(
     model: ModelConfig, train: TrainConfig, zero: ZeroConfig, devices: int, hardware: Hardware,
     share: float = MEMORY_SHARE,
 ) -> Found:  # fmt: skip
-    """Plans all layouts of `layouts`; offloading is looked at where nothing fits without.
+    """Looks at all of `layouts`, and at offloading where nothing fits without.
 
-    Of two that take the same time the one with less memory comes first. Raises InputError where no layout has a
-    sequence for each device.
+    Raises InputError where no layout has a sequence for each device.
     """
-    plans: list[Plan] = []
+    sequences = train.batch_tokens // model.n_ctx
+    searched: list[tuple[float, Layout]] = []
+    fitting: list[Layout] = []
     for offload in ("none", "cpu"):
-        plans += [plan(model, train, layout, hardware) for layout in layouts(model, train, zero, devices, offload)]
-        fitting = [each for each in plans if each.fits(hardware, share)]
+        for layout in layouts(model, train, zero, devices, offload):
+            needed = memory(model, layout, sequences)
+            searched.append((needed.device, layout))
+            if fits(needed, devices, hardware, share):
+                fitting.append(layout)
         if fitting:
             break
-    if not plans:
-        sequences = train.batch_tokens // model.n_ctx
+    if not searched:
         raise InputError(
             f"--gpus {devices}: a batch has {sequences} sequences, and no split of layers or sequences leaves one for "
             "each device; take fewer GPUs or a larger train.batch_tokens"
         )
-    fitting.sort(key=lambda each: (each.run_seconds, each.memory.device))
-    return Found(fitting, min(plans, key=lambda each: each.memory.device), len(plans))
+    plans = [plan(model, train, layout, hardware) for layout in fitting]
+    plans.sort(key=lambda each: (each.run_seconds, each.memory.device))
+    least, nearest = min(searched, key=lambda each: each[0])
+    return Found(plans, nearest, least, len(searched))
 
 
 def layouts(
@@ -69,9 +78,8 @@ def layouts(
                 continue
             for recompute in RECOMPUTE:
                 for micro_batch in _micro_batches(slots):
-                    yield Layout(
-                        devices, _at_stage(zero, stage, offload), parallel, micro_batch, recompute, train.precision
-                    )
+                    sharded = _at_stage(zero, stage, offload)
+                    yield Layout(devices, sharded, parallel, micro_batch, recompute, train.precision)
 
 
 def _splits(model: ModelConfig, devices: int) -> Iterator[ParallelConfig]:
@@ -107,7 +115,7 @@ def _at_stage(zero: ZeroConfig, stage: int, offload: str) -> ZeroConfig:
     """What a run says of ZeRO, as far as it goes with another stage."""
     if stage == zero.stage and offload == zero.offload_optimizer:
         return zero
-    kept = {"extra": {}, "communication_dtype": zero.communication_dtype, "pin_memory": zero.pin_memory}
+    kept: dict[str, object] = {"communication_dtype": zero.communication_dtype, "pin_memory": zero.pin_memory}
     if stage == 3 and zero.stage == 3:
         kept |= {name: getattr(zero, name) for name in _OF_STAGE_3[:8]}
     if offload == "none":

@@ -11,6 +11,7 @@ time, as it takes the device's units and memory from the computation, and all th
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 from model.config import ModelConfig
 from planning.hardware import Hardware
@@ -23,17 +24,17 @@ from planning.traffic import Collective, traffic
 class Constants:
     """Shares and a latency, the same for all devices."""
 
-    products: float = 0.76
+    products: float = 0.762
     """Of `matmul_flops`."""
-    attention: float = 0.26
+    attention: float = 0.266
     """Of `peak_flops`."""
-    memory: float = 0.73
+    memory: float = 0.783
     """Of `memory_bandwidth`."""
-    link: float = 0.61
+    link: float = 0.613
     """Of the links' bandwidth."""
-    hidden: float = 0.60
+    hidden: float = 0.448
     """What communication that overlaps costs, of its own time."""
-    latency: float = 6.8e-6
+    latency: float = 3.85e-6
     """Seconds a collective takes for each of its ranks, besides its bytes."""
 
 
@@ -87,8 +88,7 @@ def _computing(
     again = 0.0 if layout.recompute in ("none", "selective") else 1 / int(layout.recompute)
     block = 2 * (4 * d * d + 2 * d * ff) / split
     products = positions * (model.n_layer * block * (3 + again) + 6 * d * model.embedding_rows)
-    seen = sum(min(model.band_of(layer) or model.n_ctx, model.n_ctx) for layer in range(model.n_layer))
-    scores = 2 * positions * d * seen / split  # the causal half of 4
+    scores = 2 * positions * d * _seen(model) / split  # the causal half of 4
     moved = (_FORWARD_BYTES * (1 + again) + _BACKWARD_BYTES) * (_COMPILED if layout.compiled else 1.0)
     if layout.recompute == "selective":
         moved += _FORWARD_BYTES
@@ -101,6 +101,12 @@ def _computing(
         scores * (3.5 + again) / (peak * constants.attention),
         memory / (hardware.memory_bandwidth * constants.memory),
     )
+
+
+@cache
+def _seen(model: ModelConfig) -> int:
+    """Positions that a position sees, of all layers together."""
+    return sum(min(model.band_of(layer) or model.n_ctx, model.n_ctx) for layer in range(model.n_layer))
 
 
 def _sending(

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from model.config import ModelConfig
 from planning.hardware import Hardware
 from planning.layout import Layout
-from planning.memory import _LIVE, _or, parameters_of_rank
+from planning.memory import parameters_of_rank
+from planning.zero_defaults import LIVE, REDUCE_BUCKET, or_default
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,13 @@ class Collective:
     overlaps: bool
     """Whether computation goes on meanwhile."""
     share: int = 1
-    """Groups that send over the links of a node at the same time."""
+    """Groups of which each has one device of a node's at most, and that share its links: a ring of each enters it."""
 
     def seconds(self, hardware: Hardware, link: float, latency: float) -> float:
         """At the share `link` of the links' bandwidth, and so many seconds of `latency` a call and rank."""
         rate = hardware.inside.bandwidth
         if not self.inside:
-            # Rings enter and leave a node by the network of each of its devices.
+            # What goes around in rings enters a node once, by the network of each of its devices.
             rate = min(rate, hardware.between.bandwidth * hardware.devices_per_node / self.share)
         return self.sent / (rate * link) + self.calls * latency * self.ranks
 
@@ -50,12 +51,15 @@ def traffic(model: ModelConfig, layout: Layout, sequences: int, hardware: Hardwa
     if tensor > 1:
         sent = 2 * passes * model.n_layer * 2 * numbers * (tensor - 1) / tensor
         near = tensor <= hardware.devices_per_node
-        found.append(Collective("sums of shared layers", tensor, near, sent, forwards * 2 * passes * model.n_layer, False))
+        calls = round(forwards * 2 * passes * model.n_layer)
+        found.append(Collective("sums of shared layers", tensor, near, sent, calls, False))
     if sequence > 1:
         sent = 4 * passes * model.n_layer * numbers * (sequence - 1) / sequence
         near = sequence * tensor <= hardware.devices_per_node
-        calls = forwards * 4 * passes * model.n_layer
-        found.append(Collective("positions for heads", sequence, near, sent, calls, False))
+        calls = round(forwards * 4 * passes * model.n_layer)
+        # Each device sends to each other one by itself: nothing of it is of use to a neighbour.
+        share = 1 if near else hardware.devices_per_node
+        found.append(Collective("positions for heads", sequence, near, sent, calls, False, share))
     return found
 
 
@@ -77,7 +81,7 @@ def _zero(model: ModelConfig, layout: Layout, forwards: int, hardware: Hardware)
         return Collective(kind, ranks, near, sent * numbers * part, calls, overlaps, share)
 
     reduced, gathered = 2 * gradient, layout.number
-    buckets = max(1, round(numbers / (zero.reduce_bucket or 500e6)))
+    buckets = max(1, round(numbers / (zero.reduce_bucket or REDUCE_BUCKET)))
     if stage == 0:
         return [over("gradients", reduced, buckets, False)]
     if stage == 1:
@@ -85,9 +89,12 @@ def _zero(model: ModelConfig, layout: Layout, forwards: int, hardware: Hardware)
         return [over("gradients", reduced, buckets, overlaps), over("weights", gathered, buckets, False)]
     if stage == 2:
         often = forwards * buckets
-        return [over("gradients", reduced * forwards, often, bool(zero.overlap)), over("weights", gathered, buckets, False)]
+        return [
+            over("gradients", reduced * forwards, often, bool(zero.overlap)),
+            over("weights", gathered, buckets, False),
+        ]
     parts = 4 * model.n_layer * forwards
-    keeps = numbers <= min(_or(zero.max_live_parameters, _LIVE), _or(zero.max_reuse_distance, _LIVE))
+    keeps = numbers <= min(or_default(zero.max_live_parameters, LIVE), or_default(zero.max_reuse_distance, LIVE))
     found = [over("gradients", gradient * forwards, parts, zero.overlap is not False)]
     found.append(over("weights, forward", gathered * forwards, parts, True))
     if not keeps:
