@@ -1,0 +1,182 @@
+"""`thalweg plan`: what the planner says of a run, as tables, JSON and a run configuration."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from data_pipeline.durable import write_whole
+from data_pipeline.errors import InputError
+from launcher.config import RunConfig, load_run
+from planning.hardware import Hardware, load_hardware
+from planning.layout import Layout
+from planning.memory import Memory, fits
+from planning.plan import Plan, plan
+from planning.search import Found, search
+
+SHOWN = 5
+"""Layouts that fit which are shown in words, the recommended one among them."""
+_PARTS = [name for name in Memory.__dataclass_fields__ if name != "host"]
+_GB, _DAY = 1e9, 86400
+
+
+def plan_run(
+    path: Path, assignments: list[str], devices: int, gpu: str, price: float | None, share: float,
+    write: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Plans, and prints. Raises InputError for a run that cannot be laid out so, or fits nowhere when it is written."""
+    config, hardware = load_run(path, assignments), load_hardware(gpu)
+    found = search(config.model, config.train, config.zero, devices, hardware, share)
+    asked = _as_configured(config, devices, hardware)
+    if as_json:
+        print(json.dumps(_told(found, asked, hardware, price, share)))
+    else:
+        _print(config, found, asked, hardware, price, share)
+    if write is not None:
+        if not found.fitting:
+            raise InputError(f"--write {write}: no layout fits; nothing is written")
+        write_whole(write, written(config, found.fitting[0].layout, path, devices, gpu))
+
+
+def _as_configured(config: RunConfig, devices: int, hardware: Hardware) -> Plan | None:
+    """The plan of the layout that the run itself asks for, None where so many devices cannot have it."""
+    layout = Layout.of(config.train, config.zero, config.parallel, devices)
+    if devices % config.parallel.sharing:
+        return None
+    return plan(config.model, config.train, layout, hardware)
+
+
+def written(config: RunConfig, layout: Layout, path: Path, devices: int, gpu: str) -> str:
+    """The run in another layout, as YAML that `thalweg train` takes as it is."""
+    changes = {"micro_batch": layout.micro_batch, "activation_checkpointing": layout.recompute}
+    changed = config.model_copy(
+        update={
+            "train": config.train.model_copy(update=changes),
+            "zero": layout.zero,
+            "parallel": layout.parallel,
+        }
+    )
+    whole = RunConfig.model_validate(changed.model_dump(mode="json"))
+    return f"# {path.name}, laid out by `thalweg plan` for {devices} x {gpu}: {layout.said()}.\n{whole.dump()}"
+
+
+def _told(found: Found, asked: Plan | None, hardware: Hardware, price: float | None, share: float) -> dict[str, Any]:
+    fitting = found.fitting
+    told = [_figures(each, hardware, price) for each in fitting[:SHOWN]]
+    return {
+        "hardware": hardware.model_dump(),
+        "memory_share": share,
+        "searched": found.searched,
+        "fitting": len(fitting),
+        "recommended": told[0] if told else None,
+        "reasons": reasons(found, hardware, share),
+        "runners_up": told[1:],
+        "as_configured": asked and _figures(asked, hardware, price) | {"fits": _fits(asked, hardware, share)},
+    }
+
+
+def _fits(each: Plan, hardware: Hardware, share: float) -> bool:
+    return fits(each.memory, each.layout.devices, hardware, share)
+
+
+def _figures(each: Plan, hardware: Hardware, price: float | None) -> dict[str, Any]:
+    """All of one plan. Bytes, seconds, and hours where the name says so."""
+    layout = each.layout
+    return {
+        "layout": {
+            "said": layout.said(),
+            "zero": layout.zero.model_dump(mode="json", exclude_defaults=True) | {"stage": layout.zero.stage},
+            "parallel": layout.parallel.model_dump(),
+            "micro_batch": layout.micro_batch,
+            "activation_checkpointing": layout.recompute,
+            "forwards": each.forwards,
+            "wasted": each.wasted,
+        },
+        "memory": asdict(each.memory) | {"device": each.memory.device},
+        "step": asdict(each.time) | {"step": each.time.step},
+        "communication": [asdict(one) for one in each.traffic],
+        "tokens_per_second": each.tokens_per_second,
+        "mfu": each.mfu,
+        "run_seconds": each.run_seconds,
+        "gpu_hours": each.device_hours,
+        "kilowatt_hours": each.kilowatt_hours(hardware),
+        "cost": None if price is None else price * each.device_hours,
+        "checkpoint_bytes": each.checkpoint_bytes,
+    }
+
+
+def reasons(found: Found, hardware: Hardware, share: float) -> list[str]:
+    """Why the recommended layout, or what is missing where none fits; a sentence each."""
+    if not found.fitting:
+        needed, has = found.least / _GB, share * hardware.memory / _GB
+        return [
+            f"None of {found.searched} layouts fits: {found.nearest.said()} comes nearest and needs {needed:.1f} GB of "
+            f"{has:.1f} GB a GPU; take more GPUs, ones with more memory, or a smaller network."
+        ]
+    best, *others = found.fitting
+    said = [f"The fastest of {len(found.fitting)} that fit, of {found.searched} layouts."]
+    if others:
+        behind = others[0].run_seconds / best.run_seconds - 1
+        said.append(f"{others[0].layout.said()} is {behind:.1%} slower, with {others[0].memory.device / _GB:.1f} GB.")
+    alone = next((each for each in found.fitting if each.layout.parallel.sharing == 1), None)
+    if alone is not None and alone is not best:
+        slower = alone.run_seconds / best.run_seconds - 1
+        said.append(f"Without sharing layers or sequences the best is {alone.layout.said()}, {slower:.1%} slower.")
+    if best.layout.recompute != "none":
+        less = next((each for each in others if each.layout.recompute == "none"), None)
+        slower = 0.0 if less is None else less.run_seconds / best.run_seconds - 1
+        what = "none fits" if less is None else f"the best is {less.layout.said()}, {slower:.1%} slower"
+        said.append(f"Of those that keep all activations {what}.")
+    return said
+
+
+def _print(
+    config: RunConfig, found: Found, asked: Plan | None, hardware: Hardware, price: float | None, share: float
+) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for reason in reasons(found, hardware, share):
+        console.print(reason, highlight=False)
+    plans = [(f"{at}" if at else "recommended", each) for at, each in enumerate(found.fitting[:SHOWN])]
+    if asked is not None:
+        fit = "" if _fits(asked, hardware, share) else ", does not fit"
+        plans.append((f"as configured{fit}", asked))
+    console.print(_overview(plans, price))
+    if plans:
+        console.print(_memory_table(plans, hardware))
+        console.print(_time_table(plans[0][1], hardware))
+
+
+def _overview(plans: list[tuple[str, Plan]], price: float | None) -> Table:
+    table = Table("", "layout", *(("GB a GPU", "step, s", "MFU", "tokens/s", "days", "GPU-hours", "cost")))
+    for name, each in plans:
+        cost = "" if price is None else f"{price * each.device_hours:,.0f}"
+        table.add_row(
+            name, each.layout.said(), f"{each.memory.device / _GB:.1f}", f"{each.time.step:.2f}", f"{each.mfu:.1%}",
+            f"{each.tokens_per_second:,.0f}", f"{each.run_seconds / _DAY:.1f}", f"{each.device_hours:,.0f}", cost,
+        )  # fmt: skip
+    return table
+
+
+def _memory_table(plans: list[tuple[str, Plan]], hardware: Hardware) -> Table:
+    shown = [plans[0], *(each for each in plans if each[0].startswith("as configured"))]
+    table = Table("GB a GPU", *(name for name, _ in shown))
+    for part in [*_PARTS, "device", "host"]:
+        table.add_row(part, *(f"{getattr(each.memory, part) / _GB:.2f}" for _, each in shown))
+    table.add_row("of", *(f"{hardware.memory / _GB:.1f}" for _ in shown))
+    return table
+
+
+def _time_table(each: Plan, hardware: Hardware) -> Table:
+    table = Table("a step", "seconds", "GB sent", "calls")
+    for part, took in asdict(each.time).items():
+        table.add_row(part, f"{took:.3f}", "", "")
+    for one in each.traffic:
+        beside = "beside computing" if one.overlaps else "alone"
+        where = "in a node" if one.inside else "between nodes"
+        table.add_row(f"{one.kind}, {one.ranks} ranks {where}, {beside}", "", f"{one.sent / _GB:.1f}", f"{one.calls:,}")
+    table.add_row("checkpoint", "", f"{each.checkpoint_bytes / _GB:.1f}", "")
+    return table

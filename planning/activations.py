@@ -1,0 +1,63 @@
+"""What a forward pass keeps for its backward pass, in bytes of one rank: counted, not measured.
+
+Per position of a block with width D, feed-forward width F and H heads, of which a rank has a part where layers are
+split by t ranks (Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", section 4,
+count those of another network):
+
+    input of the block and of the feed-forward's norm, outputs of both norms    4 D
+    queries, keys and values, attention's output                                4 D / t
+    output of the first linear layer and of GELU                                2 F / t
+
+and in fp32 two statistics of each norm and one of each head's attention. No dropout, no scores: attention computes them
+again. A test counts what autograd keeps of the network itself.
+"""
+
+from model.config import ModelConfig
+from planning.layout import Layout
+
+_STATISTIC = 4
+
+
+def kept_per_position(model: ModelConfig, layout: Layout) -> float:
+    """Bytes that all blocks keep of a position, until the backward pass has come to each of them."""
+    layers = range(model.n_layer)
+    if layout.recompute == "none":
+        return model.n_layer * whole_block(model, layout)
+    if layout.recompute == "selective":
+        return model.n_layer * _selective_block(model, layout)
+    again = sum(layer % layout.recompute == 0 for layer in layers)
+    only_input = model.d_model * layout.number
+    return again * only_input + (model.n_layer - again) * whole_block(model, layout)
+
+
+def whole_block(model: ModelConfig, layout: Layout) -> float:
+    """Bytes of a position in a block of which everything is kept."""
+    d, split = model.d_model, layout.parallel.tensor
+    rotated = 2 * d if model.position == "rotary" else 0
+    numbers = 4 * d + (4 * d + rotated + 2 * model.ff_width) / split
+    return numbers * layout.number + _statistics(model, layout)
+
+
+def _selective_block(model: ModelConfig, layout: Layout) -> float:
+    """The block's input, and what products and attention give (model/checkpointing.py)."""
+    d, split = model.d_model, layout.parallel.tensor
+    numbers = 3 * d + (4 * d + model.ff_width) / split
+    return numbers * layout.number + _STATISTIC * model.n_head / split
+
+
+def _statistics(model: ModelConfig, layout: Layout) -> float:
+    return _STATISTIC * (4 + model.n_head / layout.parallel.tensor)
+
+
+def working_per_position(model: ModelConfig, layout: Layout) -> float:
+    """Bytes that the backward pass of one block has besides, of a position.
+
+    Gradients of the block's output and input, of the feed-forward's inside and of what is before GELU; and what the
+    block has computed again.
+    """
+    d, split = model.d_model, layout.parallel.tensor
+    gradients = (3 * d + 2 * model.ff_width / split) * layout.number
+    if layout.recompute == "none":
+        return gradients
+    kept = _selective_block(model, layout) if layout.recompute == "selective" else d * layout.number
+    return gradients + whole_block(model, layout) - kept

@@ -1,0 +1,73 @@
+"""How a run is laid out over devices: what a plan varies, and the counts that follow from it."""
+
+from dataclasses import dataclass, replace
+
+from data_pipeline.deal import Deal
+from model.config import Recompute
+from training.config import TrainConfig
+from training.parallel_config import ParallelConfig
+from training.zero_config import ZeroConfig
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Devices, and what they share."""
+
+    devices: int
+    zero: ZeroConfig
+    parallel: ParallelConfig
+    micro_batch: int
+    recompute: Recompute
+    precision: str
+    compile: bool | None = None
+
+    @staticmethod
+    def of(train: TrainConfig, zero: ZeroConfig, parallel: ParallelConfig, devices: int) -> "Layout":
+        """The one that a run's sections ask for."""
+        return Layout(
+            devices, zero, parallel, train.micro_batch, train.activation_checkpointing, train.precision, train.compile
+        )
+
+    @property
+    def replicas(self) -> int:
+        """Ranks that hold the same pieces of layers: ZeRO shards over them."""
+        return self.devices // self.parallel.tensor
+
+    @property
+    def number(self) -> int:
+        """Bytes of a weight, and of an activation, in forward and backward."""
+        return 2 if self.precision == "bf16" else 4
+
+    @property
+    def compiled(self) -> bool:
+        """Whether blocks are compiled, by default on a GPU where it pays (training/compilation.py)."""
+        pays = self.zero.stage < 3 and self.recompute != "selective"
+        return pays if self.compile is None else self.compile
+
+    def deal(self, sequences: int) -> Deal:
+        """How a global batch is dealt."""
+        return Deal(sequences, self.devices // self.parallel.sharing, self.micro_batch)
+
+    def positions(self, n_ctx: int, sequences: int) -> int:
+        """Positions that one rank computes in its largest forward."""
+        forwards = self.deal(sequences).forwards
+        largest: int = max(each.stop - each.start for each in forwards)
+        return largest * n_ctx // self.parallel.sequence
+
+    def with_(self, **changes: object) -> "Layout":
+        """Another one."""
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+    def said(self) -> str:
+        """In words."""
+        split = [f"{name} {size}" for name, size in self.parallel.model_dump().items() if size > 1]
+        offload = [
+            f"{what} on {where}"
+            for what, where in (
+                ("optimizer", self.zero.offload_optimizer),
+                ("parameters", self.zero.offload_parameters),
+            )
+            if where != "none"
+        ]
+        kept = f"checkpointing {self.recompute}"
+        return ", ".join([f"ZeRO {self.zero.stage}", *split, *offload, f"micro-batch {self.micro_batch}", kept])

@@ -1,0 +1,73 @@
+"""`thalweg plan`."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from launcher.config import load_run
+from processes import thalweg
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+@pytest.mark.parametrize("gpu", ["a100-80", "h100"])
+def test_the_175b_on_1024(gpu: str, tmp_path: Path) -> None:
+    write = tmp_path / "out.yaml"
+    run = CONFIGS / "gpt3-175b.yaml"
+    out, _ = thalweg(
+        "plan", run, "--gpus", "1024", "--gpu", gpu, "--price", "2", "--json", "--write", write, cwd=tmp_path
+    )
+    told = json.loads(out)
+    best = told["recommended"]
+    assert best["memory"]["device"] <= 0.9 * told["hardware"]["memory"] and 0 < best["mfu"] < 0.7
+    assert sum(best["memory"][part] for part in best["memory"] if part not in ("device", "host")) == pytest.approx(
+        best["memory"]["device"]
+    )
+    assert all(each["run_seconds"] >= best["run_seconds"] for each in told["runners_up"])
+    assert best["cost"] == pytest.approx(2 * best["gpu_hours"])
+    assert told["as_configured"]["layout"]["micro_batch"] == 1 and told["as_configured"]["fits"]
+    before, after = load_run(run), load_run(write)
+    assert (
+        after.zero.stage == best["layout"]["zero"]["stage"] and after.train.micro_batch == best["layout"]["micro_batch"]
+    )
+    assert after.parallel.model_dump() == best["layout"]["parallel"]
+    kept = {"micro_batch", "activation_checkpointing"}
+    assert after.train.model_dump(exclude=kept) == before.train.model_dump(exclude=kept)
+    assert (after.model, after.data, after.checkpoint) == (before.model, before.data, before.checkpoint)
+    assert "laid out by" in write.read_text().splitlines()[0] and yaml.safe_load(write.read_text())
+
+
+def test_tables_for_people(tmp_path: Path) -> None:
+    out, _ = thalweg("plan", CONFIGS / "gpt3-13b.yaml", "--gpus", "64", "--gpu", "h100", "--price", "2.5", cwd=tmp_path)
+    assert "The fastest of" in out and "slower, with" in out
+    for word in ("recommended", "as configured", "MFU", "GPU-hours", "activations", "exposed", "checkpoint"):
+        assert word in out
+
+
+def test_where_nothing_fits_it_says_what_is_missing(tmp_path: Path) -> None:
+    write = tmp_path / "out.yaml"
+    asked = ("plan", CONFIGS / "gpt3-175b.yaml", "--gpus", "8", "--gpu", "a100-40", "--write", write)
+    out, said = thalweg(*asked, cwd=tmp_path, code=2)
+    assert "GB a GPU; take more GPUs" in " ".join(out.split())
+    assert "no layout fits; nothing is written" in said and not write.exists()
+
+
+def test_a_layout_that_cannot_be_is_not_the_runs_own(tmp_path: Path) -> None:
+    asked = ("plan", CONFIGS / "gpt3-13b.yaml", "--gpus", "9", "--gpu", "h100", "parallel.tensor=2", "--json")
+    out, _ = thalweg(*asked, cwd=tmp_path)
+    assert json.loads(out)["as_configured"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gpus", "8", "--gpu", "h1000"], "--gpu h1000: is not described; did you mean h100"),
+        (["--gpus", "8", "--gpu", "h100", "train.micro_batch=0"], "train.micro_batch: "),
+        (["--gpus", "100000", "--gpu", "h100"], "--gpus 100000: a batch has"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    _, said = thalweg("plan", CONFIGS / "gpt3-125m.yaml", *arguments, cwd=tmp_path, code=2)
+    assert message in said and len(said.splitlines()) == 1

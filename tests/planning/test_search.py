@@ -1,0 +1,83 @@
+"""Layouts: what is searched, what is recommended, what is told where none fits."""
+
+import pytest
+
+from data_pipeline.errors import InputError
+from model.config import ModelConfig
+from model.counts import training_flops_per_token
+from planning.hardware import load_hardware
+from planning.layout import Layout
+from planning.memory import fits
+from planning.plan import plan
+from planning.search import MEMORY_SHARE, layouts, search
+from planning.step_time import step_time
+from training.batch_ramp import batches
+from training.config import RampConfig, TrainConfig
+from training.parallel_config import ParallelConfig
+from training.zero_config import ZeroConfig
+
+H100 = load_hardware("h100")
+
+
+def run(preset: str, batch: int, tokens: int = 10**9, **more: object) -> tuple[ModelConfig, TrainConfig]:
+    model = ModelConfig(preset=preset)  # type: ignore[call-arg]
+    fields = {"tokens": tokens, "batch_tokens": batch * model.n_ctx, "lr": 1e-4} | more
+    return model, TrainConfig.model_validate(fields)
+
+
+@pytest.mark.parametrize(("preset", "devices", "batch"), [("gpt3-175b", 1024, 1600), ("gpt3-13b", 24, 1000)])
+def test_no_layout_that_fits_is_better_than_the_recommended_one(preset: str, devices: int, batch: int) -> None:
+    model, train = run(preset, batch)
+    found = search(model, train, ZeroConfig(), devices, H100)
+    best = found.fitting[0]
+    assert best.memory.device <= MEMORY_SHARE * H100.memory
+    every = [plan(model, train, each, H100) for each in layouts(model, train, ZeroConfig(), devices)]
+    assert len(every) == found.searched
+    fitting = [each for each in every if fits(each.memory, devices, H100, MEMORY_SHARE)]
+    assert best.run_seconds == min(each.run_seconds for each in fitting) and len(fitting) == len(found.fitting)
+    for each in found.fitting[:50]:
+        sharing = each.layout.parallel.sharing
+        assert devices % sharing == 0 and model.n_head % sharing == 0
+        sum_of_parts = each.time.products + each.time.attention + each.time.memory + each.time.exposed
+        assert each.time.step == pytest.approx(sum_of_parts + each.time.optimizer)
+
+
+def test_figures_of_a_plan_add_up() -> None:
+    model, train = run("gpt3-1.3b", 512, tokens=2 * 10**9)
+    found = plan(model, train, Layout(16, ZeroConfig(), ParallelConfig(), 8, "none", "bf16"), H100)
+    assert found.tokens_per_second * found.time.step == pytest.approx(train.batch_tokens)
+    assert found.run_seconds == pytest.approx(train.tokens / found.tokens_per_second)
+    assert found.device_hours == pytest.approx(16 * found.run_seconds / 3600)
+    flops = training_flops_per_token(model) * train.tokens
+    assert found.mfu == pytest.approx(flops / (found.run_seconds * 16 * H100.peak_flops.bf16))
+    assert found.forwards == 4 and found.wasted == 0
+
+
+def test_a_ramp_is_planned_batch_by_batch() -> None:
+    ramp = RampConfig(from_tokens=32 * 2048, over_tokens=2 * 10**8)
+    model, train = run("gpt3-1.3b", 512, tokens=3 * 10**8, ramp=ramp)
+    layout = Layout(16, ZeroConfig(), ParallelConfig(), 8, "none", "bf16")
+    seconds, done = 0.0, 0
+    for size in batches(train, model.n_ctx, 0):
+        seconds, done = seconds + step_time(model, layout, size, H100).step, done + size
+        if done * model.n_ctx >= train.tokens:
+            break
+    assert plan(model, train, layout, H100).run_seconds == pytest.approx(seconds, rel=0.02)
+
+
+def test_offloading_is_looked_at_where_nothing_fits_without() -> None:
+    model, train = run("gpt3-13b", 64)
+    found = search(model, train, ZeroConfig(), 2, load_hardware("a100-40"))
+    assert found.fitting and {each.layout.zero.offload_optimizer for each in found.fitting} == {"cpu"}
+
+
+def test_where_nothing_fits_the_nearest_is_told() -> None:
+    model, train = run("gpt3-175b", 64)
+    found = search(model, train, ZeroConfig(), 8, load_hardware("a100-40"))
+    assert found.fitting == [] and found.least > load_hardware("a100-40").memory
+
+
+def test_more_devices_than_sequences_can_be_dealt_to_are_refused() -> None:
+    model, train = run("gpt3-125m", 2)
+    with pytest.raises(InputError, match="--gpus 1024: a batch has 2 sequences"):
+        search(model, train, ZeroConfig(), 1024, H100)
