@@ -37,6 +37,8 @@ CORPORA = {
     ],
 }
 """Kinds of reader and files of the shared data."""
+TIMED_BYTES = 4_000_000
+"""Of each corpus, which take `tokenizers` three seconds."""
 BATCH_CHARACTERS, BATCH_DOCUMENTS = 1_000_000, 1024
 
 Texts = list[str]
@@ -207,9 +209,10 @@ def different(texts: Texts, tokenizer: Path) -> int:
 
 
 def tokenising(data: Path, tokenizer: Path, rounds: int) -> dict[str, Any]:
-    """Files with what is in them, and CPU seconds by corpus and contender."""
+    """Files with what is in them, all compared; CPU seconds by corpus and contender on some of their texts."""
     files: dict[str, Any] = {}
     seconds: dict[str, dict[str, list[float]]] = {}
+    timed_bytes: dict[str, int] = {}
     for corpus, kinds in CORPORA.items():
         texts: Texts = []
         for kind, path in ((kind, path) for kind, pattern in kinds for path in sorted(data.glob(pattern))):
@@ -217,10 +220,18 @@ def tokenising(data: Path, tokenizer: Path, rounds: int) -> dict[str, Any]:
             told = {"documents": len(own), "bytes": sum(len(text.encode()) for text in own)}
             files[str(path.relative_to(data))] = {"corpus": corpus, **told, "different": different(own, tokenizer)}
             texts += own
-        works = {name: partial(encode, texts, name, tokenizer) for name in encoders(tokenizer)}
+        some = every_so_many(texts, TIMED_BYTES)
+        timed_bytes[corpus] = sum(len(text.encode()) for text in some)
+        works = {name: partial(encode, some, name, tokenizer) for name in encoders(tokenizer)}
         in_turns(works, rounds, found := defaultdict(list))
         seconds[corpus] = dict(found)
-    return {"files": files, "seconds": seconds}
+    return {"files": files, "timed_bytes": timed_bytes, "seconds": seconds}
+
+
+def every_so_many(texts: Texts, most: int) -> Texts:
+    """Texts spread evenly, of about so many bytes together; all where there are fewer."""
+    step = max(1, -(-sum(len(text.encode()) for text in texts) // most))
+    return texts[::step]
 
 
 def main() -> None:
