@@ -79,6 +79,21 @@ def shares(groups: Groups, replicas: int, zero: ZeroConfig, precision: str) -> l
     return [share(groups, rank, replicas, zero, precision) for rank in range(replicas)]
 
 
+def state_bytes(held: Share, stage: int, precision: str) -> dict[str, int]:
+    """Bytes of each part that a rank holds, wherever it lies: what is offloaded is on the host."""
+    narrow = 2 if precision == "bf16" and stage > 0 else 4
+    sizes = {
+        "parameters": narrow,
+        "persistent": narrow,
+        "secondary": narrow,
+        "gradients": 4,
+        "raw_gradients": 2,
+        "stepped_gradients": 4,
+        "optimizer": 12 if stage > 0 else 8,
+    }
+    return {name: size * int(getattr(held, name)) for name, size in sizes.items()}
+
+
 def imbalance(held: Sequence[Share]) -> float:
     """By how much the rank that steps most is above the mean, as a share of that."""
     own = [each.own for each in held]
