@@ -118,8 +118,7 @@ def dry_run(config: RunConfig, gpus: int) -> DryRun:
         _deal(found, place, done.sequences)
     _read(found, place or Place(0, 1), done)
     if place is not None and found.batches is not None:
-        texts = any(each.kind == "text" for each in config.data.sources.values())
-        _save(found, place, texts)
+        _save(found, place, found.batches)
     return found
 
 
@@ -209,13 +208,10 @@ def _not_there(config: RunConfig) -> str | None:
     )
 
 
-def _save(found: DryRun, place: Place, texts: bool) -> None:
+def _save(found: DryRun, place: Place, left: Batches) -> None:
     """The checkpoints, and the disk that they go to."""
     config = found.config
-    assert found.batches is not None
-    found.checkpoints = checkpoints(
-        config.checkpoint, found.parameters, place, found.batches, config.model.n_ctx, texts
-    )
+    found.checkpoints = checkpoints(config.checkpoint, found.parameters, place, config.train, config.model.n_ctx, left)
     there = checkpoint.complete(config.folder / "checkpoints")
     held = sum(entry.bytes for each in there for entry in checkpoint.CheckpointManifest.load(each).files.values())
     found.warn(room(config.folder, found.checkpoints, held))

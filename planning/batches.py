@@ -67,6 +67,16 @@ def count(train: TrainConfig, n_ctx: int, groups: int, begin: int = 0) -> Batche
     return Batches(steps, begin, end, last, too_small, tokens_too_small, filler)
 
 
+def passes(train: TrainConfig, n_ctx: int, begin: int, every: int) -> int:
+    """Steps that come by a multiple of `every` tokens, and the last step where it does not."""
+    found, end, passed = 0, begin, True
+    for size, times in _runs(train, n_ctx, begin):
+        start, before_last, end = end, end + size * (times - 1), end + size * times
+        found += times if every <= size * n_ctx else end * n_ctx // every - start * n_ctx // every
+        passed = end * n_ctx // every > before_last * n_ctx // every
+    return found + (not passed)
+
+
 def _runs(train: TrainConfig, n_ctx: int, done: int) -> Iterator[tuple[int, int]]:
     """Sequences of a batch, and how many such batches follow each other."""
     ramp_end = 0 if train.ramp is None else train.ramp.over_tokens

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from planning.batches import Batches
-from training.config import CheckpointConfig
+from planning.batches import Batches, passes
+from training.config import CheckpointConfig, TrainConfig
 from training.parallel_config import Place
 
 BYTES = 12
@@ -22,7 +22,7 @@ class Checkpoints:
     bytes: int
     """Of one."""
     files: int
-    """Of one, folders included, as a file system counts them."""
+    """Of one, folders included, as a file system counts them. Ranks that read text write one more each."""
     written: int | None
     """In what is left of the run; None where they are due by time."""
     most: int
@@ -32,11 +32,13 @@ class Checkpoints:
 
 
 def checkpoints(
-    config: CheckpointConfig, parameters: int, place: Place, batches: Batches, n_ctx: int, texts: int = 0
+    config: CheckpointConfig, parameters: int, place: Place, train: TrainConfig, n_ctx: int, batches: Batches
 ) -> Checkpoints:
-    """Of a network of so many `parameters`, the vocabulary's padding included; `texts` sources are read as text."""
+    """Of a network of so many `parameters`, the vocabulary's padding included, in the `batches` of a run."""
     size, keep, total = BYTES * parameters, config.keep, batches.end * n_ctx
-    written = _written(config, batches, n_ctx)
+    written = None
+    if config.every is None:
+        written = passes(train, n_ctx, batches.begin, config.every_tokens or total + 1)
     for_good = 0 if keep.every_tokens is None else total // keep.every_tokens
     most = keep.last + for_good + 1
     most = most if written is None else min(most, written)
@@ -44,19 +46,7 @@ def checkpoints(
     if keep.bytes is not None:
         most_bytes = min(most_bytes, max(keep.bytes, size) + size)
         most = min(most, most_bytes // size)
-    of_texts = place.data_size + 1 if texts else 0
-    return Checkpoints(size, 2 * place.world_size + _SMALL_FILES + _FOLDERS + of_texts, written, most, most_bytes)
-
-
-def _written(config: CheckpointConfig, batches: Batches, n_ctx: int) -> int | None:
-    """One at each multiple of `every_tokens` that a step passes, and one at the end."""
-    if config.every is not None:
-        return None
-    every = config.every_tokens or (batches.end + 1) * n_ctx
-    begun, before_last, ended = (
-        each * n_ctx // every for each in (batches.begin, batches.end - batches.last, batches.end)
-    )
-    return min(ended - begun, batches.steps) + (ended == before_last)
+    return Checkpoints(size, 2 * place.world_size + _SMALL_FILES + _FOLDERS, written, most, most_bytes)
 
 
 def room(run_dir: Path, held: Checkpoints, there: int = 0) -> Iterator[str]:

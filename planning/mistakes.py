@@ -113,6 +113,6 @@ def of_validation(stream: Stream) -> Iterator[str]:
     there = {source.name for source in stream.held_out if source.windows}
     if missing := sorted(set(stream.names) - there):
         yield (
-            f"validation: {', '.join(missing)} held out no sequence of n_ctx {stream.n_ctx} and is not validated; "
-            "prepare it with a larger validation_fraction, or leave validation out"
+            f"validation: {', '.join(missing)}: no sequence of n_ctx {stream.n_ctx} is held out, so none is validated; "
+            "prepare with a larger validation_fraction, or leave validation out"
         )
