@@ -13,7 +13,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.mixture_table import Row as MixtureRow
 from data_pipeline.opening import open_stream
 from data_pipeline.stream import Stream
-from launcher.config import RunConfig
+from launcher.config import RunConfig, load_recipe
 from launcher.init_from import check_weights, refuse_other_network
 from launcher.resume import check
 from launcher.track import check_installed
@@ -65,7 +65,7 @@ class DryRun:
         try:
             return work()
         except InputError as error:
-            self.errors += str(error).splitlines()
+            self.errors += [line for line in str(error).splitlines() if line not in self.errors]
         return None
 
     def warn(self, said: Iterable[str]) -> None:
@@ -153,15 +153,14 @@ def _deal(found: DryRun, place: Place, done: int) -> None:
 def _read(found: DryRun, place: Place, done: Progress) -> None:
     """The data, where they are there: what `train` checks of them, the mixture, the first and the last batch."""
     config, folder = found.config, found.goes_on_from
+    if (recipe := config.data.prepare) is not None:
+        found.checked(lambda: load_recipe(recipe))
     if (missing := _not_there(config)) is not None:
         found.warn([missing])
         if folder is None and (begin := config.train.init_from) is not None:
             found.checked(lambda: refuse_other_network("train.init_from", checkpoint.find(str(begin)), config.model))
         return
-    origin = checkpoint.origin_of(folder) if folder else None
-    stream = found.checked(
-        lambda: open_stream(config.data, config.seed, config.model.n_ctx, place.data_rank, place.data_size, origin)
-    )
+    stream = found.checked(lambda: _opened(config, place, folder))
     if stream is None:
         return
     try:
@@ -180,6 +179,11 @@ def _read(found: DryRun, place: Place, done: Progress) -> None:
                 found.last_batch = reading.batch(stream, done.stream, before_last, all_of_them.last)
     finally:
         stream.close()
+
+
+def _opened(config: RunConfig, place: Place, folder: Path | None) -> Stream:
+    origin = checkpoint.origin_of(folder) if folder else None
+    return open_stream(config.data, config.seed, config.model.n_ctx, place.data_rank, place.data_size, origin)
 
 
 def _checks(
@@ -212,6 +216,9 @@ def _save(found: DryRun, place: Place, left: Batches) -> None:
     """The checkpoints, and the disk that they go to."""
     config = found.config
     found.checkpoints = checkpoints(config.checkpoint, found.parameters, place, config.train, config.model.n_ctx, left)
-    there = checkpoint.complete(config.folder / "checkpoints")
-    held = sum(entry.bytes for each in there for entry in checkpoint.CheckpointManifest.load(each).files.values())
-    found.warn(room(config.folder, found.checkpoints, held))
+    there = found.checked(lambda: sum(map(_size, checkpoint.complete(config.folder / "checkpoints"))))
+    found.warn(room(config.folder, found.checkpoints, there or 0))
+
+
+def _size(folder: Path) -> int:
+    return sum(entry.bytes for entry in checkpoint.CheckpointManifest.load(folder).files.values())

@@ -10,6 +10,7 @@ from model.counts import training_flops
 from planning.checkpoints import readable
 from planning.partition import Share, imbalance, state_bytes
 from planning.reading import SequenceId
+from training.zero_config import ZeroConfig
 
 GB = 1e9
 SHOWN = 8
@@ -18,7 +19,7 @@ PARTS = {
     "parameters": "parameters",
     "gradients": "gradients, fp32",
     "raw_gradients": "gradients, bf16",
-    "stepped_gradients": "gradients on the host",
+    "stepped_gradients": "gradients to step with, on cpu",
     "optimizer": "fp32 weights and two moments",
     "padding": "of these padding",
     "persistent": "small parameters, whole",
@@ -62,10 +63,17 @@ def _partition(run: DryRun, held: list[Share]) -> Table:
         if any(counts):
             taken = max(state_bytes(each, zero.stage, precision).get(name, 0) for each in held)
             total = sum(counts) * (run.gpus // len(held))
-            shown.add_row(
-                said, *(f"{each:,}" for each in (min(counts), max(counts), total)), f"{taken / GB:.3g}" if taken else ""
-            )
+            numbers = [f"{each:,}" for each in (min(counts), max(counts), total)]
+            shown.add_row(said + _place(zero, name), *numbers, f"{taken / GB:.3g}" if taken else "")
     return shown
+
+
+def _place(zero: ZeroConfig, name: str) -> str:
+    """Where a part lies, if not on the GPU."""
+    places = {"parameters": zero.offload_parameters, "optimizer": zero.offload_optimizer}
+    if zero.stage == 3 and zero.offload_optimizer != "none":
+        places["gradients"] = "cpu"
+    return "" if places.get(name, "none") == "none" else f", on {places[name]}"
 
 
 def _schedule(run: DryRun) -> Table:

@@ -61,6 +61,7 @@ ERRORS = [
         ["train.init_from=untrained", "model.d_model=64"],
         "untrained is of another network: model.d_model (32, here 64)",
     ),
+    (5, ["data.path=null", "data.prepare=nowhere.yaml"], "nowhere.yaml: "),
     (5, ["metrics.wandb=true"], "metrics.wandb: needs the package wandb, which is not installed"),
     (5, ["checkpoint.copy_to=gs://bucket/t"], "gs:// takes a package that is not installed; `pip install 'gcsfs'`"),
 ]
@@ -117,7 +118,7 @@ WARNINGS = [
         "data: the run ends after 576 tokens, 36% of train.tokens",
     ),
     (5, ["data.path=nowhere"], "nowhere is not there: neither mixture nor epochs nor vocabulary are checked"),
-    (5, ["data.path=null", "data.prepare=nowhere.yaml"], "data.prepare: prepared/nowhere is not there yet"),
+    (5, ["data.path=null", f"data.prepare={CONFIGS}/data/sample.yaml"], "data.prepare: prepared/sample is not there"),
     (
         5,
         ["validation.every_tokens=800", "model.n_ctx=400", "train.batch_tokens=2000", "train.tokens=4000"],
@@ -174,13 +175,21 @@ def test_heads_that_do_not_divide_are_refused_with_the_file(run: Path) -> None:
 
 
 def test_tables_tell_all_parts(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = gone_through(run, 10, "parallel.tensor=2", "train.precision=bf16", monkeypatch=monkeypatch)
+    layout = ["parallel.tensor=2", "zero.stage=3", "zero.offload_optimizer=cpu"]
+    found = gone_through(run, 10, *layout, "train.precision=bf16", monkeypatch=monkeypatch)
     console = Console(file=io.StringIO(), width=160)
     for each in tables(found):
         console.print(each)
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "t on 10 GPUs (5 data x 2 tensor), ZeRO stage 1 in bf16: 38,272 parameters" in text
-    for said in ("gradients, bf16", "learning rate", "the whole run: a", "first batch, 5 sequences", "checkpoints: 4,"):
+    assert "t on 10 GPUs (5 data x 2 tensor), ZeRO stage 3 in bf16: 38,272 parameters" in text
+    for said in (
+        "fp32 weights and two moments, on cpu",
+        "small parameters, whole",
+        "learning rate",
+        "the whole run: a",
+        "first batch, 5 sequences",
+        "checkpoints: 4,",
+    ):
         assert said in text
 
 
