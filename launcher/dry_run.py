@@ -115,7 +115,7 @@ def dry_run(config: RunConfig, gpus: int) -> DryRun:
     done = found.checked(lambda: progress_at(config, found.goes_on_from)) or Progress()
     if place is not None:
         _hold(found, place)
-        _deal(found, place, done.sequences)
+        _deal(found, place, done)
     _read(found, place or Place(0, 1), done)
     if place is not None and found.batches is not None:
         _save(found, place, found.batches)
@@ -131,12 +131,12 @@ def _hold(found: DryRun, place: Place) -> None:
     found.warn(mistakes.of_partition(found.held))
 
 
-def _deal(found: DryRun, place: Place, done: int) -> None:
+def _deal(found: DryRun, place: Place, done: Progress) -> None:
     """The batches that are left, and the learning rate."""
     config = found.config
     train, n_ctx = config.train, config.model.n_ctx
     found.schedule = table(train, n_ctx, place.data_size)
-    found.batches = count(train, n_ctx, place.data_size, done)
+    found.batches = count(train, n_ctx, place.data_size, done.sequences)
     who = "processes" if place.sharing == 1 else "groups of processes"
     found.warn(mistakes.of_batches(train, n_ctx, place.data_size, found.batches, who))
     periods = {
@@ -146,8 +146,9 @@ def _deal(found: DryRun, place: Place, done: int) -> None:
         "checkpoint.keep.every_tokens": config.checkpoint.keep.every_tokens,
     }
     found.warn(mistakes.of_schedule(train, n_ctx, periods, found.schedule[0].batch_tokens))
-    if (step := config.profile.first_step) is not None and step > found.batches.steps:
-        found.warn([f"profile.from: {step} lies behind the last of {found.batches.steps:,} steps; name an earlier one"])
+    steps = done.step + found.batches.steps
+    if (step := config.profile.first_step) is not None and step > steps:
+        found.warn([f"profile.from: {step} lies behind the last of {steps:,} steps; name an earlier one"])
 
 
 def _read(found: DryRun, place: Place, done: Progress) -> None:
@@ -214,11 +215,8 @@ def _not_there(config: RunConfig) -> str | None:
 
 def _save(found: DryRun, place: Place, left: Batches) -> None:
     """The checkpoints, and the disk that they go to."""
-    config = found.config
-    found.checkpoints = checkpoints(config.checkpoint, found.parameters, place, config.train, config.model.n_ctx, left)
-    there = found.checked(lambda: sum(map(_size, checkpoint.complete(config.folder / "checkpoints"))))
-    found.warn(room(config.folder, found.checkpoints, there or 0))
-
-
-def _size(folder: Path) -> int:
-    return sum(entry.bytes for entry in checkpoint.CheckpointManifest.load(folder).files.values())
+    config, there = found.config, len(checkpoint.complete(found.config.folder / "checkpoints"))
+    found.checkpoints = checkpoints(
+        config.checkpoint, found.parameters, place, config.train, config.model.n_ctx, left, there
+    )
+    found.warn(room(config.folder, found.checkpoints, there))

@@ -32,16 +32,25 @@ class Checkpoints:
 
 
 def checkpoints(
-    config: CheckpointConfig, parameters: int, place: Place, train: TrainConfig, n_ctx: int, batches: Batches
+    config: CheckpointConfig,
+    parameters: int,
+    place: Place,
+    train: TrainConfig,
+    n_ctx: int,
+    batches: Batches,
+    there: int = 0,
 ) -> Checkpoints:
-    """Of a network of so many `parameters`, the vocabulary's padding included, in the `batches` of a run."""
+    """Of a network of so many `parameters`, the vocabulary's padding included, in the `batches` of a run.
+
+    So many are `there` already.
+    """
     size, keep, total = BYTES * parameters, config.keep, batches.end * n_ctx
     written = None
     if config.every is None:
         written = passes(train, n_ctx, batches.begin, config.every_tokens or total + 1)
     for_good = 0 if keep.every_tokens is None else total // keep.every_tokens
     most = keep.last + for_good + 1
-    most = most if written is None else min(most, written)
+    most = most if written is None else min(most, there + written)
     most_bytes = most * size
     if keep.bytes is not None:
         most_bytes = min(most_bytes, max(keep.bytes, size) + size)
@@ -50,20 +59,20 @@ def checkpoints(
 
 
 def room(run_dir: Path, held: Checkpoints, there: int = 0) -> Iterator[str]:
-    """What the disk of a run folder has too little of; `there` bytes of checkpoints are on it already."""
+    """What the disk of a run folder, on which so many of the checkpoints are already, has too little of."""
     folder = next(each for each in (run_dir.absolute(), *run_dir.absolute().parents) if each.exists())
     if not os.access(folder, os.W_OK):
         yield f"run_dir: {run_dir} cannot be made, {folder} is not to be written; name another folder"
         return
     disk = os.statvfs(folder)
-    free, needed, files = disk.f_bavail * disk.f_frsize, held.most_bytes - there, held.most * held.files
-    if needed > free:
+    free, files = disk.f_bavail * disk.f_frsize, held.most * held.files
+    if held.most_bytes - there * held.bytes > free:
         yield (
             f"run_dir: the checkpoints take up to {readable(held.most_bytes)} at a time ({held.most} of "
             f"{readable(held.bytes)}), and the disk of {folder} has {readable(free)} left; keep fewer "
             "(checkpoint.keep), or name a run_dir on a larger disk"
         )
-    if disk.f_files and files > disk.f_favail:  # some file systems do not count them, and say 0
+    if disk.f_files and files - there * held.files > disk.f_favail:  # some file systems do not count them, and say 0
         yield (
             f"run_dir: the checkpoints are up to {files:,} files and folders at a time ({held.most} of "
             f"{held.files:,}), and the disk of {folder} has room for {disk.f_favail:,} more (inodes); keep fewer "

@@ -4,8 +4,8 @@ DeepSpeed 0.19 lays the parameters of an optimizer's group end to end. Stages 1 
 equal parts of an even number of numbers; stage 3 cuts each parameter by itself. What does not divide is filled up.
 Real engines on torch's fake process group hold the same (tests/planning/test_partition.py).
 
-Counted are the numbers that lie there from step to step; activations, buffers and gathered parameters are not. Neither is
-what `zero.extra` says of parts: `parameter_alignment` and `model_persistence_threshold`, which have no field.
+Counted are the numbers that lie there from step to step; activations, buffers and gathered parameters are not. Nor is
+what only `zero.extra` can say of parts: `parameter_alignment` and `stage3_model_persistence_threshold`.
 """
 
 from collections.abc import Sequence

@@ -229,10 +229,13 @@ def test_a_run_that_was_begun_is_gone_through_from_where_it_stands(
 ) -> None:
     run, newest = trained[1].parents[1] / "run.yaml", latest(trained[1])
     ramp = "train.ramp={from_tokens: 32, over_tokens: 800}"
-    found = gone_through(run, 5, ramp, "train.tokens=2400", monkeypatch=monkeypatch)
+    keep = "checkpoint.keep.last=100"
+    found = gone_through(run, 5, ramp, "train.tokens=2400", "profile.from=33", keep, monkeypatch=monkeypatch)
     assert newest is not None and found.goes_on_from == newest.relative_to(run.parent)
     assert found.batches is not None and (found.batches.begin, found.batches.steps) == (102, 10)
     assert found.first_batch is not None and found.first_batch[0].position == 102
+    assert found.checkpoints is not None and not found.warnings
+    assert (found.checkpoints.written, found.checkpoints.most) == (2, 2 + len(complete(trained[1] / "checkpoints")))
     other = gone_through(run, 5, ramp, "seed=5", monkeypatch=monkeypatch)
     assert len(other.errors) == 1 and "is of another run: seed (1234, now 5" in other.errors[0]
     done = gone_through(run, 5, ramp, monkeypatch=monkeypatch)
