@@ -5,17 +5,16 @@ import os
 from collections.abc import Iterator
 
 from data_pipeline.deal import Deal
-from data_pipeline.mixture_table import mixture_rows
 from data_pipeline.source import Source
 from data_pipeline.stream import Stream
 from launcher.config import RunConfig
 from model.counts import count_parameters, training_flops
+from planning.batches import waste
+from planning.reading import mixture
 from training.batch_ramp import batch_sequences
 from training.schedule_table import lines
 
 log = logging.getLogger("thalweg.train")
-
-WASTE_WARNING = 0.05
 
 
 def announce(config: RunConfig, stream: Stream, world_size: int, last_position: int) -> None:
@@ -78,24 +77,18 @@ def _announce_batch(config: RunConfig, deal: Deal) -> None:
         config.train.micro_batch,
         100 * deal.wasted,
     )
-    if deal.wasted > WASTE_WARNING:
-        log.warning(
-            "%s: %.0f%% of %s is wasted on filler; a multiple of %d tokens wastes nothing",
-            "train.ramp.from_tokens" if is_first else "train.batch_tokens",
-            100 * deal.wasted,
-            "the first steps" if is_first else "every step",
-            deal.world_size * config.model.n_ctx,
-        )
+    key, what = ("train.ramp.from_tokens", "the first steps") if is_first else ("train.batch_tokens", "every step")
+    if said := waste(deal, key, what, config.model.n_ctx):
+        log.warning("%s", said)
 
 
 def _mixture_lines(stream: Stream, last_position: int) -> Iterator[str]:
     """A table of what will be read, a line a source and phase."""
     n_ctx = stream.n_ctx
-    known = {source.name: source.windows if isinstance(source, Source) else None for source in stream.sources}
     sizes = {source.name: source.tokens for source in stream.sources if isinstance(source, Source)}
     began = None
-    width = max(map(len, known))
-    for row in mixture_rows(stream.schedule, known, last_position):
+    width = max(map(len, stream.names))
+    for row in mixture(stream, last_position):
         if row.phase != began:
             began = row.phase
             whole = "the whole run" if stream.schedule.origin is None else "all since the fork"

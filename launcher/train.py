@@ -46,17 +46,22 @@ def check_run(config: RunConfig, resume: str, world_size: int) -> tuple[Stream, 
     folder = choose(config, resume)
     origin = origin_of(folder) if folder else None
     stream = open_stream(config.data, config.seed, config.model.n_ctx, place.data_rank, place.data_size, origin)
-    if stream.texts and "rollback" in (config.spikes.not_finite, config.spikes.outlier):
-        raise InputError(
-            f"spikes: rollback leaves out places in the order of data, which {', '.join(stream.texts)}, read as text, "
-            "does not have; prepare it, or take skip"
-        )
+    refuse_rollback_of_texts(config, stream)
     check_vocabulary(config, stream.vocabulary)
     if folder is None and config.train.init_from is not None:
         check_weights(config.train.init_from, config.model, stream.vocabulary)
     changes = check(config, folder, stream, world_size) if folder else []
     refuse_too_little_data(config, stream, progress_at(config, folder))
     return stream, folder, changes
+
+
+def refuse_rollback_of_texts(config: RunConfig, stream: Stream) -> None:
+    """Raises InputError where data would be left out that cannot be."""
+    if stream.texts and "rollback" in (config.spikes.not_finite, config.spikes.outlier):
+        raise InputError(
+            f"spikes: rollback leaves out places in the order of data, which {', '.join(stream.texts)}, read as text, "
+            "does not have; prepare it, or take skip"
+        )
 
 
 def check_vocabulary(config: RunConfig, vocabulary: Vocabulary) -> None:

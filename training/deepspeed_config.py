@@ -86,17 +86,23 @@ def _merged(config: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
 
 def check_machines(zero: ZeroConfig) -> None:
     """Raises InputError for what these processes and their machines cannot do, before DeepSpeed works around it."""
-    world, size = int(os.environ["WORLD_SIZE"]), zero.hpz_partition_size
+    world = int(os.environ["WORLD_SIZE"])
     for name in ("quantized_weights", "quantized_gradients"):
         if getattr(zero, name) and not torch.cuda.is_available():
             raise InputError(f"zero.{name}: needs GPUs, which quantise; leave it out on a CPU")
-    if size is not None and (size >= world or world % size):
-        raise InputError(
-            f"zero.hpz_partition_size: is {size}, which has to be a part of the {world} processes that divides them; "
-            "take the processes of a node, or leave it out where there is one node"
-        )
+    check_processes(zero, world)
     if zero.quantized_gradients and (world % torch.cuda.device_count() or world == torch.cuda.device_count()):
         raise InputError(
             f"zero.quantized_gradients: needs two or more whole nodes, and there are {world} processes with "
             f"{torch.cuda.device_count()} GPUs in a node: DeepSpeed would reduce as if it were off; leave it out"
+        )
+
+
+def check_processes(zero: ZeroConfig, world: int) -> None:
+    """Raises InputError for what so many processes cannot share out."""
+    size = zero.hpz_partition_size
+    if size is not None and (size >= world or world % size):
+        raise InputError(
+            f"zero.hpz_partition_size: is {size}, which has to be a part of the {world} processes that divides them; "
+            "take the processes of a node, or leave it out where there is one node"
         )
