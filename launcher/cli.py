@@ -14,6 +14,7 @@ import typer
 
 from data_pipeline.errors import InputError, TaskError
 from launcher.cluster_cli import app as cluster
+from launcher.planning_cli import app as planning
 from training.errors import ASKED_TO_END, AskedToEnd, RunError
 from training.signals import Signals
 
@@ -342,6 +343,7 @@ def verify(
 
 
 app.add_typer(cluster)
+app.add_typer(planning)
 
 
 def main() -> None:

@@ -1,0 +1,48 @@
+"""Commands that know a run before it is paid for."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+"""Merged into the command line; each command imports what it needs when it runs, so that --help answers at once."""
+
+RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run's configuration.")]
+Assignments = Annotated[
+    list[str] | None, typer.Argument(metavar="[key=value]...", help="Fields of it to set, such as train.lr=3e-4.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+
+
+@app.command(epilog="Example: thalweg shrink configs/gpt3-175b.yaml --out twin.yaml --processes 2")
+def shrink(
+    run: RunFile,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="For the twin's configuration.")],
+    assignments: Assignments = None,
+    processes: Annotated[int, typer.Option(min=1, help="That the twin will be trained by, on a CPU.")] = 2,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A prepared folder for the twin, with the sources of the run; by default the run's, or where that is "
+            "not there a recipe of text of this machine.",
+        ),
+    ] = None,
+) -> None:
+    """Write a small twin of a big run, which trains in minutes on a CPU: to rehearse a configuration.
+
+    Layers, sharding, schedules, mixture and policies are the run's, and all counts of tokens are scaled by one factor.
+    """
+    from rich.console import Console
+
+    from launcher.config import load_run
+    from launcher.shrink import write_twin
+
+    table, lines = write_twin(run, load_run(run, assignments), out, processes, data)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    for line in lines:
+        console.print(line, markup=False, highlight=False)
+    console.print(f"thalweg launch {out} --processes {processes}", markup=False, highlight=False)
