@@ -1,5 +1,6 @@
 """Commands that know a run before it is paid for."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -46,3 +47,42 @@ def shrink(
     for line in lines:
         console.print(line, markup=False, highlight=False)
     console.print(f"thalweg launch {out} --processes {processes}", markup=False, highlight=False)
+
+
+@app.command(epilog="Example: thalweg ladder configs/gpt3-125m.yaml --out ladder/ --run --fit")
+def ladder(
+    run: RunFile,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="For the rungs' configurations, runs and law.")],
+    assignments: Assignments = None,
+    rungs: Annotated[int, typer.Option(min=1, help="Runs, of which a law takes four or more.")] = 4,
+    train: Annotated[
+        bool, typer.Option("--run", help="Train them here, one after the other; goes on with it.")
+    ] = False,
+    fit: Annotated[bool, typer.Option("--fit", help="Fit the law through the rungs that have ended.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a ladder of small runs of one recipe, and predict from their losses what the big one will reach.
+
+    L = a C^-b + c through the final losses at compute C, with 95 % intervals; drawn into DIR/ladder.svg.
+    """
+    from launcher import ladder as climbing
+    from launcher.config import load_run
+    from launcher.logs import log_to_stderr
+
+    log_to_stderr()
+    config = load_run(run, assignments)
+    laid = climbing.lay(run, config, out, rungs)
+    if train:
+        from launcher.profile_signal import hold_back
+
+        hold_back()
+        climbing.train_all(laid)
+    found = climbing.as_json(config, laid, climbing.fitted(config, laid, out) if fit else None)
+    if fit:
+        climbing.save(out, found)
+    if as_json:
+        print(json.dumps(found))
+        return
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 160).print(climbing.table(found))

@@ -66,16 +66,20 @@ def _factor(before: int, now: int) -> str:
 
 def _sizes(config: RunConfig, twin: RunConfig) -> list[tuple[str, int, int]]:
     """What makes a run large, before and after."""
-    sizes = {
-        "width": [each.model.d_model for each in (config, twin)],
-        "depth": [each.model.n_layer for each in (config, twin)],
-        "parameters": [count_parameters(each.model) for each in (config, twin)],
-        "context": [each.model.n_ctx for each in (config, twin)],
-        "sequences of a batch": [each.sequences for each in (config, twin)],
-        "tokens": [each.train.tokens for each in (config, twin)],
-        "steps": [steps_of(each.train, each.model.n_ctx) for each in (config, twin)],
-    }
-    return [(name, *both) for name, both in sizes.items()]
+
+    def of(each: RunConfig) -> dict[str, int]:
+        return {
+            "width": each.model.d_model,
+            "depth": each.model.n_layer,
+            "parameters": count_parameters(each.model),
+            "context": each.model.n_ctx,
+            "sequences of a batch": each.sequences,
+            "tokens": each.train.tokens,
+            "steps": steps_of(each.train, each.model.n_ctx),
+        }
+
+    now = of(twin)
+    return [(name, before, now[name]) for name, before in of(config).items()]
 
 
 def _yaml(twin: RunConfig, recipe: Path) -> str:

@@ -72,7 +72,14 @@ def _of_samples(config: RunConfig, missing: str, recipe: Path) -> Data:
 
 def _standing_in(data: DataConfig, **place: Path) -> DataConfig:
     """The same order of data, from another place. How often a source may be read was for sources of another size."""
-    gone = {"path": None, "prepare": None, "sources": {}, "storage": {}, "cache": None, "max_epochs": {}}
+    gone: dict[str, object] = {
+        "path": None,
+        "prepare": None,
+        "sources": {},
+        "storage": {},
+        "cache": None,
+        "max_epochs": {},
+    }
     return data.model_copy(update=gone | {"exhausted": "error"} | place)
 
 
