@@ -19,8 +19,8 @@ from training.zero_config import ZeroConfig
 
 LAYERS, HEADS, HEAD_WIDTH, CONTEXT = 4, 4, 16, 128
 """Of a twin's network at most: two layers of either kind where they alternate."""
-MICRO_BATCH, FORWARDS = 2, 3
-"""Sequences of a forward, and forwards of a step, at most: gradients are added up over several."""
+MICRO_BATCH, FORWARDS = 2, 2
+"""Sequences of a forward, and forwards of a step, at most: gradients are added up."""
 STEPS = 100
 """Of full batches, where the run has as many."""
 TIMES = 10

@@ -109,7 +109,7 @@ def test_all_keeps_its_place_in_the_run() -> None:
     factor, before, now = Fraction(twin.train.tokens, run.train.tokens), run.train, twin.train
     assert now.ramp is not None and before.ramp is not None and before.decay_tokens is not None
     assert now.ramp.over_tokens == int(before.ramp.over_tokens * factor) and now.decay_tokens == 260 * now.tokens // 300
-    assert (now.ramp.from_tokens, now.batch_tokens) == (2 * 128, 6 * 128)  # a quarter, as near as 6 sequences have it
+    assert (now.ramp.from_tokens, now.batch_tokens) == (128, 4 * 128)
     assert twin.checkpoint.every_tokens == now.tokens // 10 and twin.checkpoint.every == 30.0
     assert twin.checkpoint.keep.last == 3 and twin.checkpoint.keep.every_tokens == now.tokens // 30
     for share in (0.1, 0.5, 0.8, 1.0):
