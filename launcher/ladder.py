@@ -114,7 +114,7 @@ def fitted(config: RunConfig, ladder: list[Climbed], out: Path) -> Fit:
 
         plot(out / PLOT, compute, losses, law, compute_of(config.model, config.train), config.name)
     except ImportError:
-        log.warning("%s is not drawn: it needs the package matplotlib", out / PLOT)
+        log.warning("%s is not drawn: it needs the package matplotlib (pip install 'thalweg[plot]')", out / PLOT)
     return law
 
 

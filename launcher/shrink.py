@@ -27,6 +27,8 @@ def write_twin(run: Path, config: RunConfig, out: Path, processes: int, data: Pa
     recipe = out.with_name(f"{out.stem}-data.yaml")
     _refuse_other(out)
     found = data_for(config, data, recipe)
+    if found.recipe is not None:
+        _refuse_other(recipe)
     read = config
     if found.config is not config.data:
         model = config.model.model_copy(update={"end_of_text": None})
@@ -42,11 +44,11 @@ def write_twin(run: Path, config: RunConfig, out: Path, processes: int, data: Pa
     return _table(config, twin), lines
 
 
-def _refuse_other(out: Path) -> None:
-    if out.exists() and not out.read_text(encoding="utf-8", errors="replace").startswith(HEAD):
-        raise InputError(f"--out {out}: is there already and no twin; name another file")
-    if not out.parent.is_dir():
-        raise InputError(f"--out {out}: {out.parent} is no folder; make it first")
+def _refuse_other(path: Path) -> None:
+    if path.exists() and not path.read_text(encoding="utf-8", errors="replace").startswith(HEAD):
+        raise InputError(f"{path}: is there already and no twin; name another --out")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: {path.parent} is no folder; make it first, or name another --out")
 
 
 def _head(run: Path, config: RunConfig, twin: RunConfig, out: Path, processes: int, lines: list[str]) -> list[str]:

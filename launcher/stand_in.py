@@ -94,7 +94,7 @@ def _missing(data: DataConfig) -> str | None:
     if isinstance(data.folder, str):
         try:
             Prepared.open(data)
-        except InputError:
+        except (InputError, OSError):
             return data.folder
     elif data.folder is not None and not _is_prepared(data) and not _is_made_here(data):
         return str(data.folder)

@@ -41,11 +41,16 @@ def test_a_twin_may_lie_elsewhere_and_reads_the_data_of_its_run(tmp_path: Path) 
 def test_a_file_that_is_no_twin_stays(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     before = run.read_text()
-    with pytest.raises(InputError, match=r"^--out .*run\.yaml: is there already and no twin; name another file$"):
+    with pytest.raises(InputError, match=r"run\.yaml: is there already and no twin; name another --out$"):
         shrunk(run, run)
-    assert run.read_text() == before
+    with pytest.raises(InputError, match=r"none is no folder; make it first"):
+        shrunk(run, tmp_path / "none" / "twin.yaml")
+    (tmp_path / "twin-data.yaml").write_text("sources: {}\n")
+    with pytest.raises(InputError, match=r"twin-data\.yaml: is there already"):
+        shrunk(GPT3, tmp_path / "twin.yaml")
     for _ in range(2):  # a twin takes the place of one
         shrunk(run, tmp_path / "twin.yaml")
+    assert run.read_text() == before and (tmp_path / "twin-data.yaml").read_text() == "sources: {}\n"
 
 
 def test_a_mistake_in_data_that_are_there_is_told(tmp_path: Path) -> None:

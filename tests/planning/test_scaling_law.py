@@ -43,8 +43,11 @@ def test_the_order_of_runs_is_of_no_matter_and_a_seed_repeats() -> None:
 
 def test_no_constant_is_below_zero() -> None:
     """Losses that fall ever faster in logs have no law of this form; the nearest has no c."""
-    found = fit([1e3, 1e4, 1e5, 1e6], [3.0, 2.9, 2.6, 1.9])
+    compute, given = np.array([1e3, 1e4, 1e5, 1e6]), np.array([3.0, 2.9, 2.6, 1.9])
+    found = fit(compute.tolist(), given.tolist())
     assert found.law.c == 0 and found.law.a > 0 and np.min(found.replicates) >= 0
+    relative = found.law.a * compute**-found.law.b / given
+    assert np.sum((relative - 1) * relative) == pytest.approx(0, abs=1e-9)  # of this b no other a is nearer
 
 
 @pytest.mark.parametrize(

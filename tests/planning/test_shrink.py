@@ -169,9 +169,17 @@ def test_a_source_that_ends_in_the_run_ends_at_the_same_place() -> None:
 
 
 def test_the_last_phase_lasts_to_the_last_whole_batch() -> None:
-    weights = {"weights": {"a": 1}}
-    phases = [{"until_tokens": 10**10, **weights}, {"until_tokens": 2**21 * 50000, **weights}]
-    twin, _ = twin_of(run_of(data={"mixture": None, "phases": phases}))
+    """Which a ramp moves behind the tokens."""
+    train, weights = {"ramp": {"from_tokens": 2**18, "over_tokens": 10**10}}, {"weights": {"a": 1}}
+    lasting = sequences_at_end(run_of(train=train).train, 2048) * 2048
+    phases = [{"until_tokens": 10**10, **weights}, {"until_tokens": lasting, **weights}]
+    twin, _ = twin_of(run_of(train=train, data={"mixture": None, "phases": phases}))
     ends = [phase.until_tokens or 0 for phase in twin.data.phases or []]
-    assert ends[1] >= sequences_at_end(twin.train, twin.model.n_ctx) * twin.model.n_ctx
+    assert ends[1] == sequences_at_end(twin.train, twin.model.n_ctx) * twin.model.n_ctx > twin.train.tokens
     assert ends[0] == pytest.approx(twin.train.tokens / 10, abs=twin.model.n_ctx)
+
+
+def test_sines_come_in_pairs_also_where_heads_are_few_and_odd() -> None:
+    model = {"n_head": 6, "d_model": 30, "n_ctx": 1536, "position": "sinusoidal"}
+    twin, _ = twin_of(run_of(model=model, train={"batch_tokens": 1536 * 64}, parallel={"sequence": 3}), 3)
+    assert (twin.model.n_head, twin.model.d_model) == (3, 18)
