@@ -70,3 +70,74 @@ def dry_run(
         print(f"warning: {said}", file=sys.stderr)
     if found.errors:
         raise InputError("\n".join(f"{run}: {each}" for each in found.errors))
+
+
+@app.command(epilog="Example: thalweg shrink configs/gpt3-175b.yaml --out twin.yaml --processes 2")
+def shrink(
+    run: RunFile,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="For the twin's configuration.")],
+    assignments: Assignments = None,
+    processes: Annotated[int, typer.Option(min=1, help="That the twin will be trained by, on a CPU.")] = 2,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A prepared folder for the twin, with the sources of the run; by default the run's, or where that is "
+            "not there a recipe of text of this machine.",
+        ),
+    ] = None,
+) -> None:
+    """Write a small twin of a big run, which trains in minutes on a CPU: to rehearse a configuration.
+
+    Layers, sharding, schedules, mixture and policies are the run's, and all counts of tokens are scaled by one factor.
+    """
+    from rich.console import Console
+
+    from launcher.config import load_run
+    from launcher.shrink import write_twin
+
+    table, lines = write_twin(run, load_run(run, assignments), out, processes, data)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    for line in lines:
+        console.print(line, markup=False, highlight=False)
+    console.print(f"thalweg launch {out} --processes {processes}", markup=False, highlight=False)
+
+
+@app.command(epilog="Example: thalweg ladder configs/gpt3-125m.yaml --out ladder/ --run --fit")
+def ladder(
+    run: RunFile,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="For the rungs' configurations, runs and law.")],
+    assignments: Assignments = None,
+    rungs: Annotated[int, typer.Option(min=1, help="Runs, of which a law takes four or more.")] = 4,
+    train: Annotated[
+        bool, typer.Option("--run", help="Train them here, one after the other; goes on with it.")
+    ] = False,
+    fit: Annotated[bool, typer.Option("--fit", help="Fit the law through the rungs that have ended.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a ladder of small runs of one recipe, and predict from their losses what the big one will reach.
+
+    L = a C^-b + c through the final losses at compute C, with 95 % intervals; drawn into DIR/ladder.svg.
+    """
+    from launcher import ladder as climbing
+    from launcher.config import load_run
+    from launcher.logs import log_to_stderr
+
+    log_to_stderr()
+    config = load_run(run, assignments)
+    laid = climbing.lay(run, config, out, rungs)
+    if train:
+        from launcher.profile_signal import hold_back
+
+        hold_back()
+        climbing.train_all(laid)
+    found = climbing.as_json(config, laid, climbing.fitted(config, laid, out) if fit else None)
+    if fit:
+        climbing.save(out, found)
+    if as_json:
+        print(json.dumps(found))
+        return
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 160).print(climbing.table(found))

@@ -27,7 +27,7 @@ def run(tmp_path: Path) -> Path:
     "name",
     [
         *("prepare", "train", "launch", "fork", "generate", "export", "import", "verify", "track"),
-        *("submit", "preflight", "status", "stop", "diff", "dry-run"),
+        *("submit", "preflight", "status", "stop", "diff", "plan", "dry-run", "shrink", "ladder"),
     ],
 )
 def test_every_command_has_help_with_an_example(name: str, tmp_path: Path) -> None:
