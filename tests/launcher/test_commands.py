@@ -37,7 +37,7 @@ def test_every_command_has_help_with_an_example(name: str, tmp_path: Path) -> No
 
 def test_only_what_works_is_listed(tmp_path: Path) -> None:
     out, _ = thalweg("--help", cwd=tmp_path)
-    for absent in ("dry-run", "eval", "serve"):
+    for absent in ("eval", "serve"):
         assert absent not in out
     _, said = thalweg("eval", cwd=tmp_path, code=2)
     assert "No such command" in said
