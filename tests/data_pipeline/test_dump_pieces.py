@@ -60,6 +60,7 @@ def test_pieces_have_each_page_once_wherever_streams_and_pieces_end(
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHARED)
 def test_pieces_of_wikipedia(name: str, shared_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     whole = shared_data / "wikipedia" / f"{name}.xml.bz2"
