@@ -25,6 +25,7 @@ from pydantic import TypeAdapter
 
 from data_pipeline.config import SourceConfig
 from data_pipeline.reading import ReadFiles, Task
+from data_pipeline.tokenise import _BATCH_CHARACTERS, _BATCH_DOCUMENTS
 from data_pipeline.tokenizer import Encoder, _loaded
 
 CORPORA = {
@@ -39,7 +40,6 @@ CORPORA = {
 """Kinds of reader and files of the shared data."""
 TIMED_BYTES = 4_000_000
 """Of each corpus, which take `tokenizers` three seconds."""
-BATCH_CHARACTERS, BATCH_DOCUMENTS = 1_000_000, 1024
 
 Texts = list[str]
 Work = Callable[[], float]
@@ -171,7 +171,7 @@ def batches(texts: Texts) -> Iterator[Texts]:
     for text in texts:
         batch.append(text)
         characters += len(text)
-        if characters >= BATCH_CHARACTERS or len(batch) == BATCH_DOCUMENTS:
+        if characters >= _BATCH_CHARACTERS or len(batch) == _BATCH_DOCUMENTS:
             yield batch
             batch, characters = [], 0
     if batch:

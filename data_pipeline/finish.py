@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.durable import to_disk, whole_file
+from data_pipeline.durable import to_disk
 from data_pipeline.errors import TaskError
 from data_pipeline.links import domains_beside
 from data_pipeline.manifest import SPLITS, FilterEntry, LinksEntry, SourceEntry, TokenizerEntry
@@ -41,9 +41,10 @@ def place_links(name: str, made: Path, counts: Counter[str], out: Path) -> Links
 
 
 def _copy(made: Path, place: Path) -> Path:
-    with whole_file(place) as file, made.open("rb") as source:
-        shutil.copyfileobj(source, file)
-    to_disk(place)
+    partial = place.with_name(f".{place.name}.partial")
+    shutil.copyfile(made, partial)
+    to_disk(partial)
+    partial.replace(place)
     return place
 
 
@@ -88,8 +89,5 @@ def _link_shard(made: Path, place: Path) -> None:
         try:
             os.link(source, target)
         except OSError:  # a file system without a second name
-            partial = target.with_name(f".{target.name}.partial")
-            shutil.copyfile(source, partial)
-            to_disk(partial)
-            partial.replace(target)
+            _copy(source, target)
     to_disk(place.parent)

@@ -148,8 +148,9 @@ def _begin_anew(out: Path) -> None:
     manifest, _ = Manifest.load(removed)
     for source in manifest.sources:
         shutil.rmtree(out / source, ignore_errors=True)
-    for name in manifest.files():  # those of sources are gone
-        (out / name).unlink(missing_ok=True)
+    for name in manifest.files():
+        if "/" not in name:  # those of sources are gone with their folders
+            (out / name).unlink(missing_ok=True)
     shutil.rmtree(removed)
 
 

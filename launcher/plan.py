@@ -11,7 +11,7 @@ from rich.table import Table
 
 from data_pipeline.durable import write_whole
 from data_pipeline.errors import InputError
-from launcher.config import RunConfig, load_run
+from launcher.config import RunConfig, load_run, validate
 from planning.hardware import Hardware, load_hardware
 from planning.layout import Layout
 from planning.memory import Memory, fits
@@ -35,7 +35,7 @@ def plan_run(
     if as_json:
         print(json.dumps(_told(found, asked, hardware, price, share)))
     else:
-        _print(config, found, asked, hardware, price, share)
+        _print(found, asked, hardware, price, share)
     if write is not None:
         if not found.fitting:
             raise InputError(f"--write {write}: no layout fits; nothing is written")
@@ -51,7 +51,10 @@ def _as_configured(config: RunConfig, devices: int, hardware: Hardware) -> Plan 
 
 
 def written(config: RunConfig, layout: Layout, path: Path, devices: int, gpu: str) -> str:
-    """The run in another layout, as YAML that `thalweg train` takes as it is."""
+    """The run in another layout, as YAML that `thalweg train` takes as it is.
+
+    Raises InputError where the run asks for what does not go with that layout.
+    """
     changes = {"micro_batch": layout.micro_batch, "activation_checkpointing": layout.recompute}
     changed = config.model_copy(
         update={
@@ -60,7 +63,7 @@ def written(config: RunConfig, layout: Layout, path: Path, devices: int, gpu: st
             "parallel": layout.parallel,
         }
     )
-    whole = RunConfig.model_validate(changed.model_dump(mode="json"))
+    whole = validate(RunConfig, changed.model_dump(mode="json"), path)
     return f"# {path.name}, laid out by `thalweg plan` for {devices} x {gpu}: {layout.said()}.\n{whole.dump()}"
 
 
@@ -134,9 +137,7 @@ def reasons(found: Found, hardware: Hardware, share: float) -> list[str]:
     return said
 
 
-def _print(
-    config: RunConfig, found: Found, asked: Plan | None, hardware: Hardware, price: float | None, share: float
-) -> None:
+def _print(found: Found, asked: Plan | None, hardware: Hardware, price: float | None, share: float) -> None:
     console = Console(width=None if sys.stdout.isatty() else 160)
     for reason in reasons(found, hardware, share):
         console.print(reason, highlight=False)
@@ -162,7 +163,7 @@ def _overview(plans: list[tuple[str, Plan]], price: float | None) -> Table:
 
 
 def _memory_table(plans: list[tuple[str, Plan]], hardware: Hardware) -> Table:
-    shown = [plans[0], *(each for each in plans if each[0].startswith("as configured"))]
+    shown = [plans[0], *(each for each in plans[1:] if each[0].startswith("as configured"))]
     table = Table("GB a GPU", *(name for name, _ in shown))
     for part in [*_PARTS, "device", "host"]:
         table.add_row(part, *(f"{getattr(each.memory, part) / _GB:.2f}" for _, each in shown))

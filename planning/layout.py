@@ -1,6 +1,6 @@
 """How a run is laid out over devices: what a plan varies, and the counts that follow from it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from data_pipeline.deal import Deal
 from model.config import Recompute
@@ -44,6 +44,11 @@ class Layout:
         pays = self.zero.stage < 3 and self.recompute != "selective"
         return pays if self.compile is None else self.compile
 
+    @property
+    def again(self) -> float:
+        """Share of the blocks whose forward pass, products and exchanges included, a backward pass repeats."""
+        return 0.0 if self.recompute in ("none", "selective") else 1 / int(self.recompute)
+
     def deal(self, sequences: int) -> Deal:
         """How a global batch is dealt."""
         return Deal(sequences, self.devices // self.parallel.sharing, self.micro_batch)
@@ -53,10 +58,6 @@ class Layout:
         forwards = self.deal(sequences).forwards
         largest: int = max(each.stop - each.start for each in forwards)
         return largest * n_ctx // self.parallel.sequence
-
-    def with_(self, **changes: object) -> "Layout":
-        """Another one."""
-        return replace(self, **changes)  # type: ignore[arg-type]
 
     def said(self) -> str:
         """In words."""

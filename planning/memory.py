@@ -74,7 +74,7 @@ def memory(model: ModelConfig, layout: Layout, sequences: int) -> Memory:
     communication = _communication(layout, numbers)
     moving = activations + max(working, loss) + communication
     return Memory(
-        weights, gradients, optimizer, activations, max(working - loss, 0.0), min(loss, max(working, loss)),
+        weights, gradients, optimizer, activations, max(working - loss, 0.0), loss,
         communication, CONTEXT + UNUSED * moving, host,
     )  # fmt: skip
 

@@ -85,7 +85,7 @@ def _computing(
     model: ModelConfig, layout: Layout, positions: float, hardware: Hardware, constants: Constants
 ) -> tuple[float, float, float]:
     d, ff, split = model.d_model, model.ff_width, layout.parallel.tensor
-    again = 0.0 if layout.recompute in ("none", "selective") else 1 / int(layout.recompute)
+    again = layout.again
     block = 2 * (4 * d * d + 2 * d * ff) / split
     products = positions * (model.n_layer * block * (3 + again) + 6 * d * model.embedding_rows)
     scores = 2 * positions * d * _seen(model) / split  # the causal half of 4

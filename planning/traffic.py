@@ -46,7 +46,7 @@ def traffic(model: ModelConfig, layout: Layout, sequences: int, hardware: Hardwa
     positions = layout.deal(sequences).slots * model.n_ctx // layout.parallel.sequence
     found = [*_zero(model, layout, forwards, hardware)]
     tensor, sequence = layout.parallel.tensor, layout.parallel.sequence
-    passes = 2 + _again(layout)
+    passes = 2 + layout.again
     numbers = positions * model.d_model * layout.number
     if tensor > 1:
         sent = 2 * passes * model.n_layer * 2 * numbers * (tensor - 1) / tensor
@@ -61,11 +61,6 @@ def traffic(model: ModelConfig, layout: Layout, sequences: int, hardware: Hardwa
         share = 1 if near else hardware.devices_per_node
         found.append(Collective("positions for heads", sequence, near, sent, calls, False, share))
     return found
-
-
-def _again(layout: Layout) -> float:
-    """How much of the forward passes' exchanges checkpointing repeats."""
-    return 0.0 if layout.recompute in ("none", "selective") else 1 / int(layout.recompute)
 
 
 def _zero(model: ModelConfig, layout: Layout, forwards: int, hardware: Hardware) -> list[Collective]:
