@@ -20,7 +20,7 @@ from planning.search import Found, search
 
 SHOWN = 5
 """Layouts that fit which are shown in words, the recommended one among them."""
-_PARTS = [name for name in Memory.__dataclass_fields__ if name != "host"]
+_PARTS = [name for name in Memory.__dataclass_fields__ if name not in ("host", "moment")]
 _GB, _DAY = 1e9, 86400
 
 
@@ -30,7 +30,15 @@ def plan_run(
 ) -> None:  # fmt: skip
     """Plans, and prints. Raises InputError for a run that cannot be laid out so, or fits nowhere when it is written."""
     config, hardware = load_run(path, assignments), load_hardware(gpu)
-    found = search(config.model, config.train, config.zero, devices, hardware, share)
+
+    def allowed(layout: Layout) -> bool:
+        try:
+            _laid_out(config, layout, path)
+        except InputError:
+            return False
+        return True
+
+    found = search(config.model, config.train, config.zero, devices, hardware, share, allowed)
     asked = _as_configured(config, devices, hardware)
     if as_json:
         print(json.dumps(_told(found, asked, hardware, price, share)))
@@ -44,27 +52,30 @@ def plan_run(
 
 def _as_configured(config: RunConfig, devices: int, hardware: Hardware) -> Plan | None:
     """The plan of the layout that the run itself asks for, None where so many devices cannot have it."""
-    layout = Layout.of(config.train, config.zero, config.parallel, devices)
+    layout = Layout.of(config.train, config.zero, config.parallel, devices, hardware.device)
     if devices % config.parallel.sharing:
         return None
     return plan(config.model, config.train, layout, hardware)
 
 
 def written(config: RunConfig, layout: Layout, path: Path, devices: int, gpu: str) -> str:
-    """The run in another layout, as YAML that `thalweg train` takes as it is.
+    """The run in another layout, as YAML that `thalweg train` takes as it is, with what it has lost in its head."""
+    head = [f"# {path.name}, laid out by `thalweg plan` for {devices} x {gpu}: {layout.said()}."]
+    asked, kept = (each.model_dump(mode="json", exclude_defaults=True) for each in (config.zero, layout.zero))
+    if lost := [f"zero.{name}" for name in asked if name not in kept and name != "stage"]:
+        head.append(f"# Left out, as it does not go with that: {', '.join(lost)}.")
+    return "\n".join([*head, _laid_out(config, layout, path).dump()])
 
-    Raises InputError where the run asks for what does not go with that layout.
-    """
+
+def _laid_out(config: RunConfig, layout: Layout, path: Path) -> RunConfig:
+    """Raises InputError where the run asks for what does not go with a layout."""
     changes = {"micro_batch": layout.micro_batch, "activation_checkpointing": layout.recompute}
-    changed = config.model_copy(
-        update={
-            "train": config.train.model_copy(update=changes),
-            "zero": layout.zero,
-            "parallel": layout.parallel,
-        }
-    )
-    whole = validate(RunConfig, changed.model_dump(mode="json"), path)
-    return f"# {path.name}, laid out by `thalweg plan` for {devices} x {gpu}: {layout.said()}.\n{whole.dump()}"
+    sections = {
+        "train": config.train.model_copy(update=changes),
+        "zero": layout.zero,
+        "parallel": layout.parallel,
+    }
+    return validate(RunConfig, config.model_copy(update=sections).model_dump(mode="json"), path)
 
 
 def _told(found: Found, asked: Plan | None, hardware: Hardware, price: float | None, share: float) -> dict[str, Any]:

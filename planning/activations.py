@@ -50,14 +50,13 @@ def _statistics(model: ModelConfig, layout: Layout) -> float:
 
 
 def working_per_position(model: ModelConfig, layout: Layout) -> float:
-    """Bytes that the backward pass of one block has besides, of a position.
+    """Bytes that the backward pass of the last block has besides, of a position.
 
-    Gradients of the block's output and input, of the feed-forward's inside and of what is before GELU; and what the
-    block has computed again.
+    The gradient of what is inside the feed-forward, and what the block has computed again.
     """
-    d, split = model.d_model, layout.parallel.tensor
-    gradients = (3 * d + 2 * model.ff_width / split) * layout.number
-    if layout.recompute == "none":
-        return gradients
-    kept = _selective_block(model, layout) if layout.recompute == "selective" else d * layout.number
-    return gradients + whole_block(model, layout) - kept
+    gradient = model.ff_width / layout.parallel.tensor * layout.number
+    if layout.recompute == "selective":
+        return gradient + whole_block(model, layout) - _selective_block(model, layout)
+    if layout.recompute == "none" or (model.n_layer - 1) % layout.recompute:
+        return gradient
+    return gradient + whole_block(model, layout) - model.d_model * layout.number

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError
 
 from data_pipeline.config_base import Section
 from data_pipeline.errors import InputError
+from planning.layout import Device
 
 FILES = Path(__file__).resolve().parents[1] / "configs" / "hardware"
 
@@ -31,6 +32,7 @@ class Hardware(Section):
 
     name: str
     source: str = Field(description="Where the figures are from.")
+    device: Device = Field("cuda", description="What a device is: a GPU (cuda) or the CPU of a process.")
     devices_per_node: int = Field(gt=0)
     memory: float = Field(gt=0, description="Bytes of one device that a process can have.")
     peak_flops: Peaks
@@ -49,7 +51,7 @@ def load_hardware(name: str) -> Hardware:
     if not path.is_file():
         known = sorted(each.stem for each in FILES.glob("*.yaml"))
         near = difflib.get_close_matches(name, known, n=1)
-        mend = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+        mend = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
         raise InputError(f"--gpu {name}: is not described; {mend} Or give a file such as configs/hardware/h100.yaml")
     try:
         return Hardware.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))

@@ -1,12 +1,17 @@
 """How a run is laid out over devices: what a plan varies, and the counts that follow from it."""
 
 from dataclasses import dataclass
+from functools import cache
+from typing import Literal
 
 from data_pipeline.deal import Deal
-from model.config import Recompute
+from model.config import ModelConfig, Recompute
+from model.counts import parameters_by_part
 from training.config import TrainConfig
 from training.parallel_config import ParallelConfig
 from training.zero_config import ZeroConfig
+
+Device = Literal["cuda", "cpu"]
 
 
 @dataclass(frozen=True)
@@ -20,13 +25,17 @@ class Layout:
     recompute: Recompute
     precision: str
     compile: bool | None = None
+    device: Device = "cuda"
 
     @staticmethod
-    def of(train: TrainConfig, zero: ZeroConfig, parallel: ParallelConfig, devices: int) -> "Layout":
+    def of(
+        train: TrainConfig, zero: ZeroConfig, parallel: ParallelConfig, devices: int, device: Device = "cuda"
+    ) -> "Layout":
         """The one that a run's sections ask for."""
         return Layout(
-            devices, zero, parallel, train.micro_batch, train.activation_checkpointing, train.precision, train.compile
-        )
+            devices, zero, parallel, train.micro_batch, train.activation_checkpointing, train.precision, train.compile,
+            device,
+        )  # fmt: skip
 
     @property
     def replicas(self) -> int:
@@ -41,7 +50,7 @@ class Layout:
     @property
     def compiled(self) -> bool:
         """Whether blocks are compiled, by default on a GPU where it pays (training/compilation.py)."""
-        pays = self.zero.stage < 3 and self.recompute != "selective"
+        pays = self.device == "cuda" and self.zero.stage < 3 and self.recompute != "selective"
         return pays if self.compile is None else self.compile
 
     @property
@@ -72,3 +81,13 @@ class Layout:
         ]
         kept = f"checkpointing {self.recompute}"
         return ", ".join([f"ZeRO {self.zero.stage}", *split, *offload, f"micro-batch {self.micro_batch}", kept])
+
+
+@cache
+def parameters_of_rank(model: ModelConfig, tensor: int) -> float:
+    """Numbers that one of `tensor` ranks that share layers has of the network, the vocabulary's padding included."""
+    d, ff = model.d_model, model.ff_width
+    biases = (3 * d if model.has_qkv_bias else 0) + ff
+    split = model.n_layer * (4 * d * d + 2 * d * ff + biases)
+    padding = (model.embedding_rows - model.vocab_size - (model.objective == "denoise")) * d
+    return split / tensor + sum(parameters_by_part(model).values()) + padding - split

@@ -1,48 +1,73 @@
 """Bytes of one rank by part, at the moment of a step when they are most.
 
-What ZeRO shards: Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models",
-table 1, with gradients in fp32 and what DeepSpeed holds besides (docs/sharding.md).
+What lies there from step to step is counted by planning/partition.py, what forward passes keep by
+planning/activations.py. Besides, three moments are looked at: the last forward pass, when all activations are there and
+the loss is computed; the backward pass, when the last block's gradients are; and the step, when activations are gone
+and DeepSpeed reduces, clips and gathers. benchmarks/memory.py holds all of them against real engines.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from model.config import ModelConfig
-from model.counts import parameters_by_part
 from model.loss import LOGITS_BYTES, ROUNDED_SUMS, SOFTMAX_BYTES
 from planning.activations import kept_per_position, working_per_position
 from planning.hardware import Hardware
 from planning.layout import Layout
-from planning.zero_defaults import GATHER_BUCKET, LIVE, PERSISTENT, PREFETCH, REDUCE_BUCKET, or_default
+from planning.partition import Groups, Share, on_host, parameter_groups, shares, state_bytes
+from planning.zero_defaults import LIVE, PREFETCH, REDUCE_BUCKET, or_default
+from training.config import TrainConfig
+from training.parallel_config import Place
+from training.zero_config import ZeroConfig
 
-CONTEXT = 1.2e9
-"""CUDA's context, libraries' workspaces and NCCL's buffers, which no tensor shows."""
+CONTEXT = {"cuda": 1.2e9, "cpu": 0.6e9}
+"""What no tensor shows: of a GPU CUDA's context, libraries' workspaces and NCCL's buffers; of a CPU the process."""
 UNUSED = 0.04
 """Share of what is allocated anew in every step that torch's allocator holds and cannot use."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes by part."""
+    """Bytes by part, at the moment of a step when they are most."""
 
     weights: float
     gradients: float
     optimizer: float
-    activations: float
-    working: float
+    activations: float = 0.0
+    working: float = 0.0
     """Of the backward pass of one block: gradients on their way, and what is computed again."""
-    loss: float
+    loss: float = 0.0
     """Logits of a chunk, probabilities, gradients of hidden states and of the output layer."""
-    communication: float
-    """Buckets, and at stage 3 gathered and prefetched parameters."""
-    overhead: float
+    communication: float = 0.0
+    """Buckets and what is flattened into them, and at stage 3 gathered and prefetched parameters."""
+    overhead: float = 0.0
     host: float = 0.0
     """What is offloaded, in the memory of the host."""
+    moment: str = "step"
+
+    @property
+    def tensors(self) -> float:
+        """All tensors on the device: on a GPU what `torch.cuda.max_memory_allocated` tells."""
+        moving = self.activations + self.working + self.loss + self.communication
+        return self.weights + self.gradients + self.optimizer + moving
 
     @property
     def device(self) -> float:
         """All that lies on the device."""
-        return float(sum(getattr(self, each.name) for each in fields(self) if each.name != "host"))
+        return self.tensors + self.overhead
+
+
+class _Moment(NamedTuple):
+    """What is there in bytes, besides the optimizer; of gradients those that are there already."""
+
+    name: str
+    weights: float
+    gradients: float
+    activations: float = 0.0
+    working: float = 0.0
+    loss: float = 0.0
+    communication: float = 0.0
 
 
 def fits(memory: Memory, devices: int, hardware: Hardware, share: float) -> bool:
@@ -51,86 +76,123 @@ def fits(memory: Memory, devices: int, hardware: Hardware, share: float) -> bool
     return memory.device <= share * hardware.memory and on_host <= share * hardware.host_memory
 
 
-@cache
-def parameters_of_rank(model: ModelConfig, tensor: int) -> dict[str, float]:
-    """Numbers that one of `tensor` ranks has of the network: `matrices` that are split, and the rest, `whole`."""
-    parts = parameters_by_part(model)
-    d, ff = model.d_model, model.ff_width
-    biases = (3 * d if model.has_qkv_bias else 0) + ff
-    split = model.n_layer * (4 * d * d + 2 * d * ff + biases)
-    padding = (model.embedding_rows - model.vocab_size - (model.objective == "denoise")) * d
-    return {"matrices": split / tensor, "whole": sum(parts.values()) + padding - split}
-
-
-def memory(model: ModelConfig, layout: Layout, sequences: int) -> Memory:
-    """The peak of a rank; `sequences` are those of a global batch."""
-    numbers = sum(parameters_of_rank(model, layout.parallel.tensor).values())
-    positions = layout.positions(model.n_ctx, sequences)
-    weights, gradients, optimizer, host = _states(model, layout, numbers)
-    loss = _loss(model, layout, positions)
-    activations = positions * (kept_per_position(model, layout) + 2 * model.d_model * layout.number)
-    largest = model.d_model * model.ff_width / layout.parallel.tensor * layout.number
-    working = positions * working_per_position(model, layout) + largest
-    communication = _communication(layout, numbers)
-    moving = activations + max(working, loss) + communication
+def memory(model: ModelConfig, train: TrainConfig, layout: Layout) -> Memory:
+    """The peak of the fullest rank, in a step with the full batch."""
+    held, sizes = _held(model, train, layout.parallel.tensor, layout.replicas, layout.zero)
+    states = state_bytes(held, layout.zero.stage, layout.precision)
+    away = on_host(layout.zero, layout.precision)
+    here = {name: 0 if name in away else size for name, size in states.items()}
+    peak = max(_moments(model, train, layout, held, sizes, here), key=lambda each: sum(each[1:]))
+    name, *_, activations, working, loss, communication = peak
     return Memory(
-        weights, gradients, optimizer, activations, max(working - loss, 0.0), loss,
-        communication, CONTEXT + UNUSED * moving, host,
+        peak.weights, peak.gradients, float(here["optimizer"] + here["stepped_gradients"]),
+        activations, working, loss, communication,
+        overhead=CONTEXT[layout.device] + UNUSED * (activations + working + loss + communication),
+        host=float(sum(states[name] for name in away)),
+        moment=name,
     )  # fmt: skip
 
 
-def _states(model: ModelConfig, layout: Layout, numbers: float) -> tuple[float, float, float, float]:
-    """Weights, gradients and optimizer on the device, and what of them lies on the host."""
-    stage, share = layout.zero.stage, numbers / layout.replicas
-    bf16 = layout.precision == "bf16"
-    if stage == 0:
-        return (6 if bf16 else 4) * numbers, 4 * numbers, 8 * numbers, 0.0
-    optimizer = 12 * share
-    gradients = (6 * numbers if bf16 else 4 * share) if stage == 1 else 4 * share
-    weights = layout.number * numbers
-    if stage == 3:
-        small = _small(model, layout)
-        weights = layout.number * ((numbers - small) / layout.replicas + small)
-        if layout.zero.hpz_partition_size is not None:
-            weights += layout.number * numbers / layout.zero.hpz_partition_size
-    host = 0.0
-    if layout.zero.offload_optimizer != "none":
-        # The optimizer of stage 2 has the place of bf16's at stage 1, and gradients go to the host as they come.
-        optimizer, gradients, host = 0.0, layout.number * share, 12 * share + 4 * share
-    if layout.zero.offload_parameters != "none":
-        weights, host = 0.0, host + weights
-    return weights, gradients, optimizer, host
+class _Sizes(NamedTuple):
+    """Numbers of a rank's network."""
+
+    all: int
+    largest: int
+    """Of its largest parameter."""
 
 
-def _small(model: ModelConfig, layout: Layout) -> float:
-    """Numbers in parameters below the threshold of stage 3, which every rank holds whole."""
-    d, ff, split = model.d_model, model.ff_width, layout.parallel.tensor
-    of_block = [d, d, d, d, 3 * d * d / split, d * d / split, d, d * ff / split, ff / split, ff * d / split, d]
-    if model.has_qkv_bias:
-        of_block.append(3 * d / split)
-    once = [d, d, model.embedding_rows * d, *([model.n_ctx * d] if model.position == "learned" else [])]
-    threshold = or_default(layout.zero.persistence_threshold, PERSISTENT)
-    return sum(size for size in [*once, *model.n_layer * of_block] if size < threshold)
+@cache
+def _held(model: ModelConfig, train: TrainConfig, tensor: int, replicas: int, zero: ZeroConfig) -> tuple[Share, _Sizes]:
+    """What the rank holds that has most: only gradients at stage 2 differ between ranks."""
+    groups = _groups(model, train, tensor)
+    every = shares(groups, replicas, zero, train.precision)
+    fullest = max(every, key=lambda each: sum(state_bytes(each, zero.stage, train.precision).values()))
+    return fullest, _Sizes(sum(int(each.sum()) for each in groups), max(int(each.max()) for each in groups))
+
+
+@cache
+def _groups(model: ModelConfig, train: TrainConfig, tensor: int) -> Groups:
+    return parameter_groups(model, train, Place(0, tensor, tensor=tensor))
+
+
+def _moments(
+    model: ModelConfig, train: TrainConfig, layout: Layout, held: Share, sizes: _Sizes, here: dict[str, int]
+) -> list[_Moment]:
+    sequences = train.batch_tokens // model.n_ctx
+    weights = float(here["parameters"] + here["persistent"] + here["secondary"])
+    rounded = weights
+    if layout.zero.stage == 0 and layout.precision == "bf16":
+        rounded += 2 * sizes.all  # copies for the products
+    positions = layout.positions(model.n_ctx, sequences)
+    whole = float(here["gradients"] + here["raw_gradients"])
+    early = whole
+    if len(layout.deal(sequences).forwards) == 1:  # nothing has been accumulated yet
+        early = float(here["gradients"] if _keeps_gradients(layout) else 0)
+    activations = positions * (kept_per_position(model, layout) + 2 * model.d_model * layout.number)
+    output = model.embedding_rows * model.d_model * layout.number  # the gradient of its weight
+    largest = model.d_model * model.ff_width / layout.parallel.tensor * layout.number
+    working = positions * working_per_position(model, layout) + output + largest
+    always, bucket = _held_by_stage_3(layout, held, sizes), _bucket(layout, sizes)
+    loss = _loss(model, layout, positions)
+    gathers = layout.zero.stage == 3 and layout.replicas > 1
+    gathering = layout.number * min(PREFETCH, sizes.all - held.persistent) if gathers else 0.0
+    at_stage_1 = bucket if layout.zero.stage == 1 else 0.0
+    return [
+        _Moment("first gathering", rounded, early, communication=always + gathering),
+        _Moment("forward", rounded, early, activations, 0.0, loss, always + at_stage_1),
+        _Moment("backward", rounded, early, activations, working, 0.0, always + bucket),
+        _Moment("step", weights, whole, communication=_of_step(layout, held, sizes)),
+    ]
+
+
+def _keeps_gradients(layout: Layout) -> bool:
+    """Whether the buffers of gradients stay from step to step."""
+    of_bf16 = layout.precision == "bf16" and layout.zero.offload_optimizer == "none"
+    return layout.zero.stage == 3 or (layout.zero.stage == 1 and of_bf16)
 
 
 def _loss(model: ModelConfig, layout: Layout, positions: int) -> float:
     """Of model/loss.py, which takes positions in chunks."""
-    row = model.embedding_rows * layout.number
-    chunk = min(LOGITS_BYTES["cuda"], positions * row)
-    probabilities = min(SOFTMAX_BYTES["cuda"], positions * model.embedding_rows * 4)
-    sums = layout.number if positions * row <= ROUNDED_SUMS * LOGITS_BYTES["cuda"] else 4
-    return chunk + probabilities + sums * model.embedding_rows * model.d_model
+    row, width = model.embedding_rows * layout.number, model.d_model
+    logits = min(LOGITS_BYTES[layout.device], positions * row)
+    probabilities = min(SOFTMAX_BYTES[layout.device], positions * model.embedding_rows * 4)
+    weighted = logits / row * width * (4 if layout.number == 4 else 4 + layout.number)
+    sums = layout.number if positions * row <= ROUNDED_SUMS * LOGITS_BYTES[layout.device] else 4
+    of_hidden = positions * width * layout.number
+    return logits + max(probabilities, weighted) + sums * model.embedding_rows * width + of_hidden
 
 
-def _communication(layout: Layout, numbers: float) -> float:
-    zero, buckets = layout.zero, 2 if layout.zero.overlap else 1
-    reduced = min(zero.reduce_bucket or REDUCE_BUCKET, numbers)
-    if zero.stage == 0 or layout.devices == 1:
+def _bucket(layout: Layout, sizes: _Sizes) -> float:
+    """Of gradients on their way to other ranks, during the backward pass; at stage 3 it is there anyway."""
+    if layout.zero.stage in (0, 3):
         return 0.0
-    if zero.stage == 3:
-        live = min(or_default(zero.max_live_parameters, LIVE) + or_default(zero.prefetch_bucket, PREFETCH), numbers)
-        return 4 * (zero.reduce_bucket or REDUCE_BUCKET) + layout.number * live
-    gathered = layout.number * min(zero.allgather_bucket or GATHER_BUCKET, numbers)
-    if zero.stage == 1 and layout.precision == "bf16":
-        return max(4 * reduced, gathered)
-    return max(4 * reduced * buckets, gathered)
+    if layout.zero.stage == 1 and layout.precision == "bf16" and layout.zero.offload_optimizer == "none":
+        return 0.0  # reduced behind it
+    buckets = 2 if layout.zero.overlap else 1
+    return 4.0 * buckets * min(layout.zero.reduce_bucket or REDUCE_BUCKET, sizes.all)
+
+
+def _held_by_stage_3(layout: Layout, held: Share, sizes: _Sizes) -> float:
+    """A bucket, which is there for good, and parameters that are gathered."""
+    zero = layout.zero
+    if zero.stage < 3:
+        return 0.0
+    ahead = or_default(zero.max_live_parameters, LIVE) + or_default(zero.prefetch_bucket, PREFETCH)
+    gathered = min(ahead, sizes.all - held.persistent) if layout.replicas > 1 else 0
+    return 4 * (zero.reduce_bucket or REDUCE_BUCKET) + layout.number * gathered
+
+
+def _of_step(layout: Layout, held: Share, sizes: _Sizes) -> float:
+    """What DeepSpeed flattens and copies from the end of the backward pass on."""
+    zero, bf16 = layout.zero, layout.precision == "bf16"
+    if zero.stage == 0:
+        return 0.0 if layout.replicas == 1 else 4 * min(REDUCE_BUCKET, sizes.all)
+    if zero.stage == 1:
+        # Flattened in bf16 and in fp32, with a byte for each number that says whether it is finite.
+        return 7 * min(REDUCE_BUCKET, sizes.all) if bf16 and zero.offload_optimizer == "none" else 0.0
+    own = 0 if zero.offload_optimizer != "none" else held.optimizer
+    if zero.stage == 2:
+        bucket = _bucket(layout, sizes)
+        return bucket + (8 * min(sizes.largest, own) if bf16 else 8 * own)  # norms are taken in fp64
+    bucket = 4 * (zero.reduce_bucket or REDUCE_BUCKET)
+    return bucket + max(4 * own, layout.number * held.persistent / layout.replicas)

@@ -95,6 +95,19 @@ def state_bytes(held: Share, stage: int, precision: str) -> dict[str, int]:
     return {name: size * int(getattr(held, name)) for name, size in sizes.items()}
 
 
+def on_host(zero: ZeroConfig, precision: str) -> frozenset[str]:
+    """Parts of `state_bytes` that lie in the host's memory, or on its disk."""
+    found = set()
+    if zero.offload_parameters != "none":
+        found.add("parameters")
+    if zero.offload_optimizer != "none":
+        found |= {"optimizer", "stepped_gradients"}
+        # Stage 2 in bf16 accumulates them in a buffer on the device, and stage 1 before they are cut.
+        if zero.stage == 3 or (zero.stage == 2 and precision == "fp32"):
+            found.add("gradients")
+    return frozenset(found)
+
+
 def imbalance(held: Sequence[Share]) -> float:
     """By how much the rank that steps most is above the mean, as a share of that."""
     own = [each.own for each in held]

@@ -53,7 +53,7 @@ def plan(
     able = layout.devices * (hardware.peak_flops.bf16 if layout.precision == "bf16" else hardware.peak_flops.fp32)
     return Plan(
         layout,
-        memory(model, layout, sequences),
+        memory(model, train, layout),
         time,
         traffic(model, layout, sequences, hardware),
         len(deal.forwards),

@@ -1,7 +1,10 @@
 """The layouts that a run could have, and the best of those that fit."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+
+from pydantic import ValidationError
 
 from data_pipeline.errors import InputError
 from model.config import ModelConfig, Recompute
@@ -11,7 +14,7 @@ from planning.memory import fits, memory
 from planning.plan import Plan, plan
 from training.config import TrainConfig
 from training.parallel_config import ParallelConfig
-from training.zero_config import ZeroConfig
+from training.zero_config import FROM_STAGE_1, FROM_STAGE_3, ZeroConfig
 
 RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", 2, 1)
 MEMORY_SHARE = 0.9
@@ -32,18 +35,17 @@ class Found:
 
 def search(
     model: ModelConfig, train: TrainConfig, zero: ZeroConfig, devices: int, hardware: Hardware,
-    share: float = MEMORY_SHARE,
+    share: float = MEMORY_SHARE, allowed: Callable[[Layout], bool] = lambda layout: True,
 ) -> Found:  # fmt: skip
     """Looks at all of `layouts`, and at offloading where nothing fits without.
 
     Raises InputError where no layout has a sequence for each device.
     """
-    sequences = train.batch_tokens // model.n_ctx
     searched: list[tuple[float, Layout]] = []
     fitting: list[Layout] = []
     for offload in ("none", "cpu"):
-        for layout in layouts(model, train, zero, devices, offload):
-            needed = memory(model, layout, sequences)
+        for layout in layouts(model, train, zero, devices, hardware, offload, allowed):
+            needed = memory(model, train, layout)
             searched.append((needed.device, layout))
             if fits(needed, devices, hardware, share):
                 fitting.append(layout)
@@ -51,8 +53,8 @@ def search(
             break
     if not searched:
         raise InputError(
-            f"--gpus {devices}: a batch has {sequences} sequences, and no split of layers or sequences leaves one for "
-            "each device; take fewer GPUs or a larger train.batch_tokens"
+            f"--gpus {devices}: a batch has {train.batch_tokens // model.n_ctx} sequences, and no split of layers or "
+            "sequences leaves one for each device; take fewer GPUs or a larger train.batch_tokens"
         )
     plans = [plan(model, train, layout, hardware) for layout in fitting]
     plans.sort(key=lambda each: (each.run_seconds, each.memory.device))
@@ -61,25 +63,27 @@ def search(
 
 
 def layouts(
-    model: ModelConfig, train: TrainConfig, zero: ZeroConfig, devices: int, offload: str = "none"
-) -> Iterator[Layout]:
+    model: ModelConfig, train: TrainConfig, zero: ZeroConfig, devices: int, hardware: Hardware, offload: str = "none",
+    allowed: Callable[[Layout], bool] = lambda layout: True,
+) -> Iterator[Layout]:  # fmt: skip
     """Stages, checkpointing, splits of layers and sequences, micro-batches that give other forwards.
 
-    Buckets, hpz and the like stay as `zero` has them where the stage knows them.
+    What a run asks of ZeRO besides stays where a stage knows it. What is not `allowed`, whatever the micro-batch, is
+    left out.
     """
     sequences = train.batch_tokens // model.n_ctx
+    stages = [_at_stage(zero, stage, offload, train.precision) for stage in range(offload != "none", 4)]
     for parallel in _splits(model, devices):
-        sharing = parallel.sharing
-        if devices // sharing > sequences:
+        if devices // parallel.sharing > sequences:
             continue
-        slots = -(-sequences // (devices // sharing))
-        for stage in (0, 1, 2, 3):
-            if offload != "none" and stage == 0:
-                continue
-            for recompute in RECOMPUTE:
+        slots = -(-sequences // (devices // parallel.sharing))
+        for sharded, recompute in product(filter(None, stages), RECOMPUTE):
+            layout = Layout(
+                devices, sharded, parallel, slots, recompute, train.precision, train.compile, hardware.device
+            )
+            if allowed(layout):
                 for micro_batch in _micro_batches(slots):
-                    sharded = _at_stage(zero, stage, offload)
-                    yield Layout(devices, sharded, parallel, micro_batch, recompute, train.precision)
+                    yield replace(layout, micro_batch=micro_batch)
 
 
 def _splits(model: ModelConfig, devices: int) -> Iterator[ParallelConfig]:
@@ -105,19 +109,20 @@ def _micro_batches(slots: int) -> list[int]:
     return sorted(sizes)
 
 
-_OF_STAGE_3 = (
-    "hpz_partition_size", "quantized_weights", "quantized_gradients", "prefetch_bucket", "persistence_threshold",
-    "max_live_parameters", "max_reuse_distance", "sub_group_size", "nvme_buffer", "max_parameters_in_cpu",
-)  # fmt: skip
-
-
-def _at_stage(zero: ZeroConfig, stage: int, offload: str) -> ZeroConfig:
-    """What a run says of ZeRO, as far as it goes with another stage."""
+def _at_stage(zero: ZeroConfig, stage: int, offload: str, precision: str) -> ZeroConfig | None:
+    """What a run says of ZeRO, as far as it goes with a stage; None where its `extra` does not."""
     if stage == zero.stage and offload == zero.offload_optimizer:
         return zero
-    kept: dict[str, object] = {"communication_dtype": zero.communication_dtype, "pin_memory": zero.pin_memory}
-    if stage == 3 and zero.stage == 3:
-        kept |= {name: getattr(zero, name) for name in _OF_STAGE_3[:8]}
+    foreign = {"stage", "offload_optimizer", "offload_parameters", "nvme_path", "nvme_buffer", "max_parameters_in_cpu"}
+    foreign |= {name for least, names in ((1, FROM_STAGE_1), (3, FROM_STAGE_3)) if stage < least for name in names}
+    if stage == 3:
+        foreign.add("allgather_bucket")
+    if stage == 1 and precision == "bf16" and offload == "none":
+        foreign |= {"overlap", "reduce_bucket"}
     if offload == "none":
-        kept.pop("pin_memory")
-    return ZeroConfig.model_validate(kept | {"stage": stage, "offload_optimizer": offload})
+        foreign.add("pin_memory")
+    kept = zero.model_dump(exclude_defaults=True, exclude=foreign)
+    try:
+        return ZeroConfig.model_validate(kept | {"stage": stage, "offload_optimizer": offload})
+    except ValidationError:
+        return None

@@ -15,8 +15,7 @@ from functools import cache
 
 from model.config import ModelConfig
 from planning.hardware import Hardware
-from planning.layout import Layout
-from planning.memory import parameters_of_rank
+from planning.layout import Layout, parameters_of_rank
 from planning.traffic import Collective, traffic
 
 
@@ -121,7 +120,7 @@ def _sending(
 
 
 def _optimizer(model: ModelConfig, layout: Layout, hardware: Hardware, constants: Constants) -> float:
-    numbers = sum(parameters_of_rank(model, layout.parallel.tensor).values())
+    numbers = parameters_of_rank(model, layout.parallel.tensor)
     share = numbers / (layout.replicas if layout.zero.stage else 1)
     if layout.zero.offload_optimizer == "none":
         return share * _OPTIMIZER_BYTES / (hardware.memory_bandwidth * constants.memory)

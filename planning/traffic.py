@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 from model.config import ModelConfig
 from planning.hardware import Hardware
-from planning.layout import Layout
-from planning.memory import parameters_of_rank
+from planning.layout import Layout, parameters_of_rank
 from planning.zero_defaults import LIVE, REDUCE_BUCKET, or_default
 
 
@@ -67,7 +66,7 @@ def _zero(model: ModelConfig, layout: Layout, forwards: int, hardware: Hardware)
     ranks, stage, zero = layout.replicas, layout.zero.stage, layout.zero
     if ranks == 1:
         return []
-    numbers = sum(parameters_of_rank(model, layout.parallel.tensor).values())
+    numbers = parameters_of_rank(model, layout.parallel.tensor)
     near, part = layout.devices <= hardware.devices_per_node, (ranks - 1) / ranks
     share = min(layout.parallel.tensor, hardware.devices_per_node)
     gradient = 2 if zero.communication_dtype == "bf16" else 4

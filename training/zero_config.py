@@ -16,11 +16,12 @@ from training.zero_extra import wrong_extras
 
 Device = Literal["none", "cpu", "nvme"]
 
-_FROM_STAGE_3 = (
+FROM_STAGE_3 = (
     "offload_parameters", "hpz_partition_size", "quantized_weights", "quantized_gradients", "prefetch_bucket",
     "persistence_threshold", "max_live_parameters", "max_reuse_distance", "sub_group_size",
 )  # fmt: skip
-_FROM_STAGE_1 = ("offload_optimizer", "reduce_bucket", "allgather_bucket", "overlap")
+FROM_STAGE_1 = ("offload_optimizer", "reduce_bucket", "allgather_bucket", "overlap")
+"""Fields that the stages below do not know."""
 
 
 class ZeroConfig(Section):
@@ -132,7 +133,7 @@ class ZeroConfig(Section):
 
     def _ignored(self) -> Iterator[str]:
         """What DeepSpeed would leave out, or break on."""
-        for least, names in ((1, _FROM_STAGE_1), (3, _FROM_STAGE_3)):
+        for least, names in ((1, FROM_STAGE_1), (3, FROM_STAGE_3)):
             for name in (each for each in names if self.stage < least and self._asks_for(each)):
                 yield f"{name} needs stage {least}{' or more' if least < 3 else ''}, and stage is {self.stage}"
         if self.stage == 3 and self.allgather_bucket is not None:
@@ -157,6 +158,9 @@ class ZeroConfig(Section):
             if isinstance(inner, dict) and key in inner and getattr(self, field) == "none":
                 yield f"extra.zero_optimization.{key} does nothing while {field} is none"
         yield from wrong_extras(self.extra)
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # `extra` is a mapping, which has no hash
 
     def _asks_for(self, name: str) -> bool:
         return getattr(self, name) not in (False, type(self).model_fields[name].default)

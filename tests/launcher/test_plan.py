@@ -22,9 +22,9 @@ def test_the_175b_on_1024(gpu: str, tmp_path: Path) -> None:
     told = json.loads(out)
     best = told["recommended"]
     assert best["memory"]["device"] <= 0.9 * told["hardware"]["memory"] and 0 < best["mfu"] < 0.7
-    assert sum(best["memory"][part] for part in best["memory"] if part not in ("device", "host")) == pytest.approx(
-        best["memory"]["device"]
-    )
+    assert sum(
+        best["memory"][part] for part in best["memory"] if part not in ("device", "host", "moment")
+    ) == pytest.approx(best["memory"]["device"])
     assert all(each["run_seconds"] >= best["run_seconds"] for each in told["runners_up"])
     assert best["cost"] == pytest.approx(2 * best["gpu_hours"])
     assert told["as_configured"]["layout"]["micro_batch"] == 1 and told["as_configured"]["fits"]

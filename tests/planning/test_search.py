@@ -31,7 +31,7 @@ def test_no_layout_that_fits_is_better_than_the_recommended_one(preset: str, dev
     found = search(model, train, ZeroConfig(), devices, H100)
     best = found.fitting[0]
     assert best.memory.device <= MEMORY_SHARE * H100.memory
-    every = [plan(model, train, each, H100) for each in layouts(model, train, ZeroConfig(), devices)]
+    every = [plan(model, train, each, H100) for each in layouts(model, train, ZeroConfig(), devices, H100)]
     assert len(every) == found.searched
     fitting = [each for each in every if fits(each.memory, devices, H100, MEMORY_SHARE)]
     assert best.run_seconds == min(each.run_seconds for each in fitting) and len(fitting) == len(found.fitting)
