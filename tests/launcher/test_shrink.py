@@ -53,6 +53,18 @@ def test_a_file_that_is_no_twin_stays(tmp_path: Path) -> None:
     assert run.read_text() == before and (tmp_path / "twin-data.yaml").read_text() == "sources: {}\n"
 
 
+def test_a_run_in_the_way_of_a_twin_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launch would go on from it, or find that nothing is left to do."""
+    monkeypatch.chdir(tmp_path)
+    run, out = write_run(tmp_path), tmp_path / "twin.yaml"
+    assert shrunk(run, out) == []
+    whole = load_run(out).folder / "checkpoints" / "step-0000008"
+    whole.mkdir(parents=True)
+    (whole / "manifest.json").write_text("{}")
+    [line] = shrunk(run, out)
+    assert line.endswith("remove the folder first") and "step-0000008" in line and line not in out.read_text()
+
+
 def test_a_mistake_in_data_that_are_there_is_told(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     for assignment, message in (
@@ -67,8 +79,9 @@ def test_a_mistake_in_data_that_are_there_is_told(tmp_path: Path) -> None:
 def test_data_that_are_not_there_get_a_recipe_that_stands_in(tmp_path: Path) -> None:
     """With the sources of the mixture; both files may be moved together."""
     out = tmp_path / "twin.yaml"
-    [line] = shrunk(GPT3, out, None, "data.max_epochs={wikipedia: 4}", "model.end_of_text=50256")
-    assert "prepared/gpt3 is not there" in line and f"# {line}" in out.read_text()
+    [line, epochs] = shrunk(GPT3, out, None, "data.max_epochs={wikipedia: 4}", "model.end_of_text=50256")
+    assert "prepared/gpt3 is not there" in line and f"# {line}\n# {epochs}\n" in out.read_text()
+    assert epochs.startswith("data.max_epochs is left out")
     moved = tmp_path / "moved"
     moved.mkdir()
     for name in ("twin.yaml", "twin-data.yaml"):

@@ -9,7 +9,7 @@ from data_pipeline.errors import InputError
 from launcher.config import RunConfig, load_run
 from model.counts import count_parameters
 from planning.final_loss import FinalLoss, final_loss
-from planning.ladder import compute_of, powers, rungs
+from planning.ladder import compute_of, left_out_of_rungs, powers, rungs
 from training.schedule import learning_rate
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -54,14 +54,28 @@ def test_mup_carries_the_rate_over() -> None:
     assert {(each.train.lr, each.model.mup_base_width) for each in ladder_of(run)} == {(2e-4, 256)}
 
 
+def test_what_rungs_have_not_is_said() -> None:
+    given = ["parallel.tensor=8", "train.init_from=/old", "checkpoint.copy_to=/copies"]
+    lines = left_out_of_rungs(load_run(CONFIGS / "gpt3-175b.yaml", given))
+    assert [line.split(" ")[0] for line in lines] == ["train.init_from", "checkpoint.copy_to", "parallel"]
+    [line] = left_out_of_rungs(load_run(CONFIGS / "gpt3-175b.yaml", ["zero.hpz_partition_size=8"]))
+    assert line.startswith("zero.hpz_partition_size is left out") and not left_out_of_rungs(
+        load_run(CONFIGS / "gpt3-175b.yaml")
+    )
+
+
 @pytest.mark.parametrize(
     ("assignments", "count", "message"),
     [
-        (["model.n_layer=4", "model.n_head=4"], 4, "rungs 1 and 2 of 4 have the same network: model.n_layer 4"),
+        (
+            ["model.n_layer=4", "model.n_head=4"],
+            4,
+            "rungs 2 and 3 of 4 have the same network: model.n_layer 4 .* take --rungs 2",
+        ),
         (
             ["train.tokens=40M", "train.decay_tokens=40M", "train.warmup_tokens=0", "train.ramp=null"],
             4,
-            "rung 1 of 4 has .* steps",
+            "rung 4 has .* steps",
         ),
     ],
 )

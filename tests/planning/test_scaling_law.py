@@ -54,7 +54,7 @@ def test_no_constant_is_below_zero() -> None:
     ("compute", "found", "message"),
     [
         ([1e3, 1e4, 1e5], [3.0, 2.0, 1.5], "3 runs of different compute are too few"),
-        ([1e3, 1e4, 1e5, 1e5], [3.0, 2.0, 1.5, 1.5], "too few"),
+        ([1e3, 1e4, 1e5, 1e5], [3.0, 2.0, 1.5, 1.5], "3 runs of different compute are too few"),
         ([1e3, 1e4, 1e5, 1e6], [3.0, 2.0, 1.9, 3.1], "do not fall with compute, from 3.0000 at 1e\\+03"),
         ([1e3, 1e4, 1e5, 1e6], [3.0, 2.0, float("nan"), 1.1], "no positive number"),
     ],

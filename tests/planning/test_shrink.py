@@ -84,7 +84,8 @@ def test_a_twin_of_a_valid_run_is_valid_and_no_larger(run: RunConfig, processes:
     assert twin.model.n_layer <= LAYERS and twin.model.n_ctx <= max(CONTEXT, processes)
     assert twin.model.n_head <= max(HEADS, processes) and twin.model.n_head <= run.model.n_head
     assert twin.train.tokens <= run.train.tokens and twin.sequences <= run.sequences
-    assert twin.train.tokens == run.train.tokens or twin.train.tokens == STEPS * twin.train.batch_tokens
+    full = min(STEPS, -(-run.train.tokens // run.train.batch_tokens))
+    assert twin.train.tokens == min(full * twin.train.batch_tokens, run.train.tokens)
     assert twin.parallel.place(0, processes) and twin.zero.stage == run.zero.stage
     size = twin.zero.hpz_partition_size
     assert size is None or (1 < size < processes and processes % size == 0)
@@ -118,11 +119,17 @@ def test_all_keeps_its_place_in_the_run() -> None:
     assert STEPS <= steps_of(now, twin.model.n_ctx) < 2 * STEPS
 
 
-def test_matrices_stay_sharded_and_vectors_whole() -> None:
-    """By default 100,000 numbers decide, which all of a twin's have less than."""
-    twin, _ = twin_of(run_of(zero={"stage": 3}))
+def test_a_short_run_has_a_twin_as_short() -> None:
+    twin, _ = twin_of(run_of(train={"tokens": 7 * 2**21 + 1}))
+    assert steps_of(twin.train, twin.model.n_ctx) == 8
+
+
+@pytest.mark.parametrize("d_model", [768, 4096])
+def test_matrices_stay_sharded_and_vectors_whole(d_model: int) -> None:
+    """By default 100,000 numbers decide, which all of a twin's have less than; what has just as many is not sharded."""
+    twin, _ = twin_of(run_of(model={"d_model": d_model}, zero={"stage": 3}))
     threshold = twin.zero.persistence_threshold
-    assert threshold is not None and 4 * twin.model.d_model < threshold <= twin.model.d_model**2
+    assert threshold is not None and 4 * twin.model.d_model < threshold < twin.model.d_model**2
 
 
 @pytest.mark.parametrize(
@@ -134,6 +141,29 @@ def test_dimensions_are_kept_before_sizes(asked: tuple[int, int], processes: int
     assert sorted((small.sequence, small.tensor)) == sorted(split)
     lost = sum(before != now for before, now in zip(asked, (small.sequence, small.tensor), strict=True))
     assert len([line for line in lines if " is " in line]) == lost
+
+
+@pytest.mark.parametrize(
+    ("sequence", "tensor", "none_left"), [(1, 2, True), (2, 1, False), (1, 1, False)]
+)  # fmt: skip
+def test_zero_shards_over_those_that_hold_the_same_pieces(sequence: int, tensor: int, none_left: bool) -> None:
+    """Processes that share sequences do."""
+    parallel = ParallelConfig(sequence=sequence, tensor=tensor)
+    small, lines = small_parallel(parallel, 2)
+    assert small == parallel and (small.place(0, 2).replicas == 1) == none_left
+    assert ["ZeRO shards over none" in line for line in lines] == [True] * none_left
+
+
+@pytest.mark.parametrize(
+    ("asked", "processes", "size", "said"),
+    [(8, 4, 2, "8 is 2"), (3, 8, 2, "3 is 2"), (2, 4, 2, None), (8, 3, None, "is left out")],
+)
+def test_groups_of_processes_are_as_large_as_they_may_be(
+    asked: int, processes: int, size: int | None, said: str | None
+) -> None:
+    twin, found = twin_of(run_of(zero={"stage": 3, "hpz_partition_size": asked}), processes)
+    assert twin.zero.hpz_partition_size == size
+    assert [said in line for line in found.lines if "hpz" in line] == [True] * (said is not None)
 
 
 @pytest.mark.parametrize(
