@@ -45,14 +45,12 @@ def small_zero(
 ) -> tuple[ZeroConfig, list[str]]:
     """The sharding of the network `small` over so many processes, and a line for each part that a CPU cannot do."""
     fields, lines = dict(_sizes(zero, model, small)), list[str]()
-    if zero.hpz_partition_size is not None:
-        fields["hpz_partition_size"] = within = _small_hpz(zero.hpz_partition_size, processes)
-        if within is None:
+    if (size := zero.hpz_partition_size) is not None:
+        fields["hpz_partition_size"] = now = _small_hpz(size, processes)
+        if now is None:
             lines.append("zero.hpz_partition_size is left out: it needs groups of processes, as two of two on 4")
-        elif within < zero.hpz_partition_size:
-            lines.append(
-                f"zero.hpz_partition_size {zero.hpz_partition_size} is {within}, so that {processes} processes are some groups"
-            )
+        elif now < size:
+            lines.append(f"zero.hpz_partition_size {size} is {now}: {processes} processes make no larger groups")
     for key in ("quantized_weights", "quantized_gradients"):
         if getattr(zero, key):
             fields[key] = False

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.config import RunConfig, load_run
+from model.counts import count_parameters
 from planning.scaled import steps_of
 from planning.shrink import CONTEXT, HEADS, LAYERS, STEPS, Twin, shrink
 from planning.small_sharding import small_parallel
@@ -102,7 +103,7 @@ def test_a_twin_of_a_valid_run_is_valid_and_no_larger(run: RunConfig, processes:
 
 def test_all_keeps_its_place_in_the_run() -> None:
     """GPT-3's 175 billion: each moment, in sequences of its run, is where it was in its own."""
-    run = load_run(CONFIGS / "gpt3-175b.yaml", ["train.ramp.from_tokens=800Ki", "checkpoint.every_tokens=30G"])
+    run = load_run(CONFIGS / "gpt3-175b.yaml", ["train.ramp.from_tokens=1280Ki", "checkpoint.every_tokens=30G"])
     twin, said = twin_of(run)
     assert said.lines == [] and (twin.model.n_layer, twin.model.attention, twin.zero.stage) == (4, "alternating", 3)
     assert [twin.model.band_of(layer) for layer in range(4)] == [None, 16, None, 16]
@@ -110,13 +111,40 @@ def test_all_keeps_its_place_in_the_run() -> None:
     factor, before, now = Fraction(twin.train.tokens, run.train.tokens), run.train, twin.train
     assert now.ramp is not None and before.ramp is not None and before.decay_tokens is not None
     assert now.ramp.over_tokens == int(before.ramp.over_tokens * factor) and now.decay_tokens == 260 * now.tokens // 300
-    assert (now.ramp.from_tokens, now.batch_tokens) == (128, 4 * 128)
+    assert (now.ramp.from_tokens, now.batch_tokens) == (2 * 128, 4 * 128)
     assert twin.checkpoint.every_tokens == now.tokens // 10 and twin.checkpoint.every == 30.0
     assert twin.checkpoint.keep.last == 3 and twin.checkpoint.keep.every_tokens == now.tokens // 30
     for share in (0.1, 0.5, 0.8, 1.0):
         rates = [learning_rate(each, int(each.tokens * share)) for each in (before, now)]
         assert rates[0] == pytest.approx(rates[1], rel=1e-3)
     assert STEPS <= steps_of(now, twin.model.n_ctx) < 2 * STEPS
+
+
+@pytest.mark.parametrize(
+    ("schedule", "moments", "small"),
+    [
+        ("inverse_sqrt", {"warmup_tokens": 9}, {"warmup_tokens": 1}),
+        ("cosine", {"warmup_tokens": 9, "decay_tokens": 10}, {"warmup_tokens": 1, "decay_tokens": 2}),
+        (
+            "wsd",
+            {"warmup_tokens": 9, "stable_tokens": 9, "decay_tokens": 10},
+            {"warmup_tokens": 1, "stable_tokens": 1, "decay_tokens": 2},
+        ),
+        ("wsd", {"stable_tokens": 10**7, "decay_tokens": 10**7 + 1}, {"stable_tokens": 10, "decay_tokens": 11}),
+    ],
+)
+def test_moments_that_round_to_the_same_stay_in_order(
+    schedule: str, moments: dict[str, int], small: dict[str, int]
+) -> None:
+    twin, _ = twin_of(run_of(train={"schedule": schedule, **moments}))
+    assert {key: getattr(twin.train, key) for key in small} == small
+
+
+def test_what_is_kept_is_kept_in_proportion() -> None:
+    run = run_of(checkpoint={"keep": {"bytes": 10**15}})
+    twin, _ = twin_of(run)
+    share = count_parameters(twin.model) / count_parameters(run.model)
+    assert twin.checkpoint.keep.bytes == pytest.approx(10**15 * share, rel=1e-6)
 
 
 def test_a_short_run_has_a_twin_as_short() -> None:
@@ -178,7 +206,11 @@ def test_groups_of_processes_are_as_large_as_they_may_be(
         ),
         ({"train": {"compile": True}}, {"train.compile": None}, "train.compile is left out"),
         ({"train": {"init_from": "/old"}}, {"train.init_from": None}, "train.init_from is left out"),
-        ({"checkpoint": {"copy_to": "s3://b/run"}}, {"checkpoint.copy_to": None}, "checkpoint.copy_to is left out"),
+        (
+            {"checkpoint": {"copy_to": "s3://b/run", "storage": {"endpoint_url": "http://h"}}},
+            {"checkpoint.copy_to": None, "checkpoint.storage": {}},
+            "checkpoint.copy_to is left out",
+        ),
         ({"metrics": {"wandb": True}}, {"metrics.wandb": True, "metrics.wandb_mode": "offline"}, "metrics.wandb"),
         ({"model": {"mup_base_width": 128}}, {"model.mup_base_width": 16}, "4 times as wide, the run's 32 times"),
     ],
