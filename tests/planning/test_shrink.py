@@ -140,6 +140,28 @@ def test_moments_that_round_to_the_same_stay_in_order(
     assert {key: getattr(twin.train, key) for key in small} == small
 
 
+def test_what_recurs_and_what_takes_time_fits_a_hundred_steps() -> None:
+    seldom = {"every_steps": 500}
+    run = run_of(
+        train={"micro_batch": 8, "compile": False},
+        parallel={"sequence": 2},
+        metrics=seldom | {"peak_flops": 1e15},
+        noise_scale=seldom,
+        layers=seldom,
+        drift=seldom,
+        spikes={"window": 512},
+        profile={"from": 5000},
+        samples={"every_tokens": 10**9, "prompts": [""]},
+        validation={"every_tokens": 10**9},
+    )
+    twin, _ = twin_of(run, 4)
+    often = {twin.metrics.every_steps, twin.noise_scale.every_steps, twin.layers.every_steps, twin.drift.every_steps}
+    assert (twin.sequences, twin.train.micro_batch, steps_of(twin.train, twin.model.n_ctx)) == (8, 2, 100)
+    assert often == {10} and (twin.spikes.window, twin.profile.first_step) == (25, 50)
+    assert (twin.samples.max_tokens, twin.validation.tokens_per_source, twin.checkpoint.every) == (16, 128, 30.0)
+    assert twin.train.compile is False and twin.metrics.peak_flops is None
+
+
 def test_what_is_kept_is_kept_in_proportion() -> None:
     run = run_of(checkpoint={"keep": {"bytes": 10**15}})
     twin, _ = twin_of(run)
