@@ -85,7 +85,7 @@ def _standing_in(data: DataConfig, **place: Path) -> DataConfig:
         "cache": None,
         "max_epochs": {},
     }
-    return data.model_copy(update=gone | {"exhausted": "error"} | place)
+    return data.model_copy(update=gone | place)
 
 
 def _names(data: DataConfig) -> list[str]:

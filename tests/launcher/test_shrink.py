@@ -89,7 +89,7 @@ def test_data_that_are_not_there_get_a_recipe_that_stands_in(tmp_path: Path) -> 
     twin = load_run(moved / "twin.yaml")
     assert twin.data.path is None and twin.data.prepare == moved / "twin-data.yaml" and twin.data.max_epochs == {}
     recipe = load_recipe(moved / "twin-data.yaml")
-    assert list(recipe.sources) == SOURCES and recipe.tokenizer.train is not None
+    assert list(recipe.sources) == SOURCES and recipe.tokenizer.train is not None and recipe.validation_fraction
     assert recipe.tokenizer.train.vocab_size == twin.model.vocab_size and twin.model.end_of_text is None
 
 
@@ -103,8 +103,26 @@ def test_a_folder_for_data_has_all_sources(tmp_path: Path) -> None:
     write_folder(tmp_path / "some", {"webtext": [500]}, VOCAB_SIZE)
     with pytest.raises(InputError, match=r"--data .*some: has no source common_crawl, .* it has webtext$"):
         shrunk(GPT3, tmp_path / "twin.yaml", tmp_path / "some")
+    of_phases = ["data.mixture=null", "data.phases=[{weights: {news: 1}}]"]
+    with pytest.raises(InputError, match="has no source news"):
+        shrunk(GPT3, tmp_path / "twin.yaml", tmp_path / "some", *of_phases)
     with pytest.raises(InputError, match=r"manifest\.json: is missing, there is no such folder"):
         shrunk(GPT3, tmp_path / "twin.yaml", tmp_path / "none")
+
+
+def test_a_store_that_has_nothing_is_stood_in_for(tmp_path: Path) -> None:
+    given = ["data.path=memory://none/such", f"data.cache={{path: {tmp_path}/cache, size: 1G}}"]
+    [line] = shrunk(GPT3, tmp_path / "twin.yaml", None, *given)
+    assert "memory://none/such is not there" in line and load_run(tmp_path / "twin.yaml").data.cache is None
+
+
+def test_token_files_without_their_tokenizer_are_not_there(tmp_path: Path) -> None:
+    (tmp_path / "t.bin").write_bytes(bytes(100))
+    source = f"{{t: {{kind: nanogpt, paths: [{tmp_path}/t.bin], tokenizer: {tmp_path}/none.json}}}}"
+    given = ["data.path=null", "data.mixture=null", "data.alpha=1", f"data.sources={source}"]
+    [line] = shrunk(GPT3, tmp_path / "twin.yaml", None, *given)
+    assert "data.sources.t is not there" in line
+    assert list(load_recipe(tmp_path / "twin-data.yaml").sources) == ["t"]
 
 
 @pytest.mark.slow

@@ -178,8 +178,17 @@ def test_a_short_run_has_a_twin_as_short() -> None:
 def test_matrices_stay_sharded_and_vectors_whole(d_model: int) -> None:
     """By default 100,000 numbers decide, which all of a twin's have less than; what has just as many is not sharded."""
     twin, _ = twin_of(run_of(model={"d_model": d_model}, zero={"stage": 3}))
-    threshold = twin.zero.persistence_threshold
-    assert threshold is not None and 4 * twin.model.d_model < threshold < twin.model.d_model**2
+    assert twin.zero.persistence_threshold == min(round(100_000 * 64 / d_model), 64**2 - 1) > 4 * twin.model.d_model
+
+
+def test_widths_and_buckets_are_in_proportion() -> None:
+    """And a bucket holds a matrix at least."""
+    run = run_of(model={"d_ff": 3 * 4096}, zero={"stage": 2, "reduce_bucket": 10**11, "allgather_bucket": 10**6})
+    twin, _ = twin_of(run)
+    share = count_parameters(twin.model) / count_parameters(run.model)
+    assert twin.model.d_ff == 3 * twin.model.d_model == 3 * 64
+    assert twin.zero.reduce_bucket == pytest.approx(10**11 * share, abs=1)
+    assert twin.zero.allgather_bucket == 4 * 64**2
 
 
 @pytest.mark.parametrize(
