@@ -66,11 +66,25 @@ def test_a_ladder_that_cannot_be_leaves_no_folder(run: Path) -> None:
     assert not (run.parent / "ladder").exists()
 
 
-def finish(rung: Climbed, loss: float) -> None:
+def finish(rung: Climbed, loss: float | None, **more: object) -> None:
     """Metrics of a run that has ended so."""
-    rung.config.folder.mkdir(parents=True)
-    line = {"life": 1, "step": 9, "tokens": rung.config.train.tokens, "loss": loss}
+    rung.config.folder.mkdir(parents=True, exist_ok=True)
+    line = {"life": 1, "step": 9, "tokens": rung.config.train.tokens, "loss": loss, **more}
     (rung.config.folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+
+
+def test_losses_that_do_not_go_together_are_refused(run: Path) -> None:
+    laid = ladder_of(run)
+    for number, rung in enumerate(laid):
+        finish(rung, 4.0 - number)
+    held_out = {"validation_loss_by_source": {"text": 1.0}, "target_share_by_source": {"text": 1.0}}
+    for last, message in (
+        ((1.0, held_out), "some rungs have validation losses"),
+        ((None, {}), "rung-1: its final loss"),
+    ):
+        finish(laid[-1], last[0], **last[1])
+        with pytest.raises(InputError, match=message):
+            fitted(laid[0].config, laid, run.parent / "ladder")
 
 
 def test_the_law_is_fitted_drawn_and_told(run: Path) -> None:
