@@ -15,8 +15,8 @@ from launcher.config import RunConfig, load_run, validate
 from launcher.yaml_file import write_yaml
 from model.counts import count_parameters
 from planning.final_loss import FinalLoss, final_loss
-from planning.ladder import compute_of, rungs
-from planning.scaled import left_out, steps_of
+from planning.ladder import compute_of, left_out_of_rungs, rungs
+from planning.scaled import steps_of
 from planning.scaling_law import Fit, fit, interval
 from training.errors import RunError
 from training.history import lines_of_record
@@ -50,11 +50,15 @@ class Climbed:
 def lay(run: Path, config: RunConfig, out: Path, count: int) -> list[Climbed]:
     """The rungs of a run in the folder `out`, the smallest first: those there, or written now.
 
-    Raises InputError where a rung of another recipe is there.
+    They are numbered from the top, so that more of them leave those there as they are. Raises InputError where a rung
+    of another recipe is there.
     """
+    laid, left_out = rungs(config, count), left_out_of_rungs(config)
     out.mkdir(parents=True, exist_ok=True)
+    for line in left_out:
+        log.warning("%s: %s", run, line)
     found = []
-    for number, rung in enumerate(rungs(config, count), 1):
+    for number, rung in zip(range(count, 0, -1), laid, strict=True):
         path = out / f"rung-{number}.yaml"
         update = {"name": f"{config.name}-{path.stem}", "run_dir": (out / path.stem).absolute(), **rung.sections}
         asked = validate(RunConfig, config.model_copy(update=update).model_dump(mode="json"), path)
@@ -62,8 +66,8 @@ def lay(run: Path, config: RunConfig, out: Path, count: int) -> list[Climbed]:
             found.append(Climbed(path, _kept(path, asked)))
             continue
         lines = [
-            f"# Rung {number} of {count} of {run}, made by `thalweg ladder`.",
-            *(f"# {line}" for line in left_out(config)),
+            f"# Rung {number} of {run}, the largest being the first, made by `thalweg ladder`.",
+            *(f"# {line}" for line in left_out),
             f"# thalweg launch {path}",
         ]
         write_whole(path, "\n".join(lines) + "\n" + write_yaml(asked.model_dump(mode="json", exclude_defaults=True)))
@@ -87,7 +91,7 @@ def train_all(ladder: list[Climbed]) -> None:
 
     for number, rung in enumerate(ladder, 1):
         if rung.final is None:
-            log.info("rung %d of %d: %s", number, len(ladder), rung.path)
+            log.info("%s, %d of %d", rung.path, number, len(ladder))
             launch_run(load_run(rung.path), Manner(rung.path, [], None, None, [], 0, "auto"))
             if rung.final is None:
                 raise RunError(f"{rung.config.folder}: ended before its {rung.config.train.tokens:,} tokens")

@@ -98,7 +98,7 @@ def shrink(
 
     table, lines = write_twin(run, load_run(run, assignments), out, processes, data)
     console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(table)
+    console.print(table, markup=False, highlight=False)
     for line in lines:
         console.print(line, markup=False, highlight=False)
     console.print(f"thalweg launch {out} --processes {processes}", markup=False, highlight=False)
@@ -140,4 +140,4 @@ def ladder(
         return
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else 160).print(climbing.table(found))
+    Console(width=None if sys.stdout.isatty() else 160).print(climbing.table(found), markup=False, highlight=False)

@@ -13,6 +13,7 @@ from launcher.yaml_file import write_yaml
 from model.counts import count_parameters
 from planning.scaled import steps_of
 from planning.shrink import shrink
+from training.checkpoint import latest
 
 HEAD = "# A twin of "
 """How the file of a twin begins, by which another one may take its place."""
@@ -21,8 +22,8 @@ HEAD = "# A twin of "
 def write_twin(run: Path, config: RunConfig, out: Path, processes: int, data: Path | None) -> tuple[Table, list[str]]:
     """Writes the twin of a run to `out`, and beside it a recipe where the run's data are not there.
 
-    Returns a table of both, and a line for each part of the run that the twin has not. Raises InputError where `out`
-    is something else.
+    Returns a table of both, and a line for each part of the run that the twin has not, and for a run that is in the
+    twin's way. Raises InputError where `out` is something else.
     """
     recipe = out.with_name(f"{out.stem}-data.yaml")
     _refuse_other(out)
@@ -41,7 +42,7 @@ def write_twin(run: Path, config: RunConfig, out: Path, processes: int, data: Pa
         write_whole(recipe, f"{HEAD.rstrip()} the data of {run}.\n{write_yaml(found.recipe)}")
         load_recipe(recipe)
     write_whole(out, "\n".join(_head(run, config, twin, out, processes, lines)) + "\n" + _yaml(twin, recipe))
-    return _table(config, twin), lines
+    return _table(config, twin), [*lines, *_begun(twin)]
 
 
 def _refuse_other(path: Path) -> None:
@@ -49,6 +50,16 @@ def _refuse_other(path: Path) -> None:
         raise InputError(f"{path}: is there already and no twin; name another --out")
     if not path.parent.is_dir():
         raise InputError(f"{path}: {path.parent} is no folder; make it first, or name another --out")
+
+
+def _begun(twin: RunConfig) -> list[str]:
+    """Says that a launch would go on with the twin before it, or do nothing, rather than rehearse this one."""
+    newest = latest(twin.folder)
+    if newest is None:
+        return []
+    return [
+        f"{twin.folder}: holds {newest.name} of a twin before, from which a launch goes on; remove the folder first"
+    ]
 
 
 def _head(run: Path, config: RunConfig, twin: RunConfig, out: Path, processes: int, lines: list[str]) -> list[str]:

@@ -51,8 +51,8 @@ def _of_folder(config: RunConfig, folder: Path) -> Data:
     if lacking := [name for name in _names(config.data) if name not in manifest.sources]:
         there = ", ".join(manifest.sources)
         raise InputError(f"--data {folder}: has no source {lacking[0]}, which the mixture names; it has {there}")
-    line = f"data: those of {folder} stand in"
-    return Data(_standing_in(config.data, path=folder.absolute()), manifest.tokenizer.vocab_size, [line])
+    lines = [f"data: those of {folder} stand in", *_left_out(config.data)]
+    return Data(_standing_in(config.data, path=folder.absolute()), manifest.tokenizer.vocab_size, lines)
 
 
 def _of_samples(config: RunConfig, missing: str, recipe: Path) -> Data:
@@ -67,11 +67,16 @@ def _of_samples(config: RunConfig, missing: str, recipe: Path) -> Data:
         "sources": sources,
     }
     line = f"data: {missing} is not there: {recipe.name} prepares text of this machine in its place; or give --data"
-    return Data(_standing_in(config.data, prepare=recipe.absolute()), VOCAB_SIZE, [line], tree)
+    lines = [line, *_left_out(config.data)]
+    return Data(_standing_in(config.data, prepare=recipe.absolute()), VOCAB_SIZE, lines, tree)
+
+
+def _left_out(data: DataConfig) -> list[str]:
+    return ["data.max_epochs is left out: it is of sources of another size"] * bool(data.max_epochs)
 
 
 def _standing_in(data: DataConfig, **place: Path) -> DataConfig:
-    """The same order of data, from another place. How often a source may be read was for sources of another size."""
+    """The same order of data, from another place, but for what `_left_out` tells."""
     gone: dict[str, object] = {
         "path": None,
         "prepare": None,
@@ -80,7 +85,7 @@ def _standing_in(data: DataConfig, **place: Path) -> DataConfig:
         "cache": None,
         "max_epochs": {},
     }
-    return data.model_copy(update=gone | {"exhausted": "error"} | place)
+    return data.model_copy(update=gone | place)
 
 
 def _names(data: DataConfig) -> list[str]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from data_pipeline.errors import InputError
 from model.config import ModelConfig
 from model.counts import count_parameters, training_flops_per_token
-from planning.scaled import Scalable, Scaled, scaled, steps_of
+from planning.scaled import Scalable, Scaled, left_out, scaled, steps_of
 from training.batch_ramp import sequences_at_end
 from training.config import MetricsConfig, TrainConfig
 from training.parallel_config import ParallelConfig
@@ -37,6 +37,8 @@ class Layable(Scalable, Protocol):
 
     @property
     def zero(self) -> ZeroConfig: ...
+    @property
+    def parallel(self) -> ParallelConfig: ...
     @property
     def metrics(self) -> MetricsConfig: ...
 
@@ -64,19 +66,29 @@ def powers() -> tuple[float, float]:
 def rungs(run: Layable, count: int) -> list[Rung]:
     """The ladder of a run, the smallest first. Raises InputError where it is too small for so many rungs."""
     found = [_rung(run, LARGEST * STEP**below) for below in reversed(range(count))]
-    for number, (rung, above) in enumerate(pairwise(found), 1):
+    for number, (above, rung) in enumerate(pairwise(reversed(found)), 1):
         if count_parameters(rung.small.model) >= count_parameters(above.small.model):
             raise InputError(
                 f"ladder: rungs {number} and {number + 1} of {count} have the same network: model.n_layer "
-                f"{run.model.n_layer} and model.n_head {run.model.n_head} are too few; take fewer --rungs"
+                f"{run.model.n_layer} and model.n_head {run.model.n_head} are too few; take --rungs {number}"
             )
     steps = steps_of(found[0].small.train, run.model.n_ctx)
     if steps < LEAST_STEPS:
         raise InputError(
-            f"ladder: rung 1 of {count} has {steps} steps, and learns something in {LEAST_STEPS} or more; take fewer "
+            f"ladder: rung {count} has {steps} steps, and learns something in {LEAST_STEPS} or more; take fewer "
             "--rungs, a smaller train.batch_tokens or more train.tokens"
         )
     return found
+
+
+def left_out_of_rungs(run: Layable) -> list[str]:
+    """What rungs have not of their run, a line each."""
+    lines = left_out(run)
+    if run.parallel.sharing > 1:
+        lines.append("parallel is left out: it hangs on the number of processes")
+    if run.zero.hpz_partition_size is not None:
+        lines.append("zero.hpz_partition_size is left out: it hangs on the number of processes")
+    return lines
 
 
 def compute_of(model: ModelConfig, train: TrainConfig) -> float:

@@ -81,9 +81,9 @@ def fit(compute: Sequence[float], losses: Sequence[float], seed: int = 0) -> Fit
 def _checked(compute: Sequence[float], losses: Sequence[float]) -> tuple[Numbers, Numbers]:
     """Both, by growing compute."""
     points = sorted(zip(compute, losses, strict=True))
-    if len({each for each, _ in points}) < LEAST:
+    if (different := len({each for each, _ in points})) < LEAST:
         raise InputError(
-            f"scaling law: {len(points)} runs of different compute are too few for three constants and their "
+            f"scaling law: {different} runs of different compute are too few for three constants and their "
             f"intervals; train {LEAST} or more"
         )
     if not all(np.isfinite(loss) and loss > 0 for _, loss in points):

@@ -67,7 +67,8 @@ def shrink(run: Run, processes: int, vocab_size: int) -> Twin:
     micro_batch = min(run.train.micro_batch, MICRO_BATCH)
     most = processes // parallel.sharing * micro_batch * FORWARDS
     sequences = min(run.train.batch_tokens // run.model.n_ctx, most)
-    tokens = min(run.train.tokens, STEPS * sequences * model.n_ctx)
+    steps = min(STEPS, -(-run.train.tokens // run.train.batch_tokens))
+    tokens = min(run.train.tokens, steps * sequences * model.n_ctx)
     small = _quick(run, scaled(run, model, sequences, tokens), micro_batch)
     rest = {"zero": zero, "parallel": parallel, **_watching(run, steps_of(small.train, model.n_ctx))}
     return Twin(small._asdict() | rest, [*of_parallel, *of_zero, *_differing(run, model), *left_out(run)])
@@ -124,7 +125,7 @@ def _watching(run: Run, steps: int) -> dict[str, BaseModel]:
 
 def _quick(run: Run, small: Scaled, micro_batch: int) -> Scaled:
     """What takes or counts time, in minutes in all."""
-    compiled = False if run.train.compile is False else None
+    compiled = run.train.compile and None  # what is off stays off
     every, tokens = run.checkpoint.every, min(run.validation.tokens_per_source, small.model.n_ctx)
     samples = small.samples
     if samples.every_tokens is not None:

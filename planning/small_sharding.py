@@ -5,11 +5,10 @@ from typing import Any
 
 from model.config import ModelConfig
 from model.counts import count_parameters
+from planning.zero_defaults import PERSISTENT, or_default
 from training.parallel_config import ParallelConfig
 from training.zero_config import ZeroConfig
 
-NEVER_SHARDED_BELOW = 100_000
-"""DeepSpeed's default of zero.persistence_threshold, in numbers of a parameter."""
 SIZES = (
     "reduce_bucket", "allgather_bucket", "prefetch_bucket", "max_live_parameters", "max_reuse_distance",
     "sub_group_size",
@@ -34,8 +33,10 @@ def small_parallel(parallel: ParallelConfig, processes: int) -> tuple[ParallelCo
         for key, before, now in (("sequence", parallel.sequence, sequence), ("tensor", parallel.tensor, tensor))
         if now < before
     ]
-    if sequence * tensor == processes > 1:
-        lines.append(f"parallel: all processes share, so ZeRO shards over none; --processes {2 * processes} has both")
+    if tensor == processes > 1:
+        lines.append(
+            f"parallel.tensor: all share layers, so ZeRO shards over none; --processes {2 * processes} has both"
+        )
     return ParallelConfig(sequence=sequence, tensor=tensor), lines
 
 
@@ -44,11 +45,12 @@ def small_zero(
 ) -> tuple[ZeroConfig, list[str]]:
     """The sharding of the network `small` over so many processes, and a line for each part that a CPU cannot do."""
     fields, lines = dict(_sizes(zero, model, small)), list[str]()
-    if zero.hpz_partition_size is not None:
-        within = [each for each in _divisors(zero.hpz_partition_size) if 1 < each < processes and not processes % each]
-        fields["hpz_partition_size"] = within[-1] if within else None
-        if not within:
-            lines.append("zero.hpz_partition_size is left out: it needs 4 processes, two groups of two")
+    if (size := zero.hpz_partition_size) is not None:
+        fields["hpz_partition_size"] = now = _small_hpz(size, processes)
+        if now is None:
+            lines.append("zero.hpz_partition_size is left out: it needs groups of processes, as two of two on 4")
+        elif now < size:
+            lines.append(f"zero.hpz_partition_size {size} is {now}: {processes} processes make no larger groups")
     for key in ("quantized_weights", "quantized_gradients"):
         if getattr(zero, key):
             fields[key] = False
@@ -72,10 +74,15 @@ def _sizes(zero: ZeroConfig, model: ModelConfig, small: ModelConfig) -> Iterator
         if given := getattr(zero, key):
             yield key, min(given, max(round(given * share / 2) * 2, least))
     if zero.stage == 3:
-        given = NEVER_SHARDED_BELOW if zero.persistence_threshold is None else zero.persistence_threshold
+        given = int(or_default(zero.persistence_threshold, PERSISTENT))
         threshold = round(given * small.d_model / model.d_model)
-        matrices_are_sharded = given <= model.d_model**2
-        yield "persistence_threshold", min(threshold, small.d_model**2) if matrices_are_sharded else given
+        matrices_are_sharded = given < model.d_model**2
+        yield "persistence_threshold", min(threshold, small.d_model**2 - 1) if matrices_are_sharded else given
+
+
+def _small_hpz(size: int, processes: int) -> int | None:
+    """The largest groups that are no larger than the run's and more than one; None where there are none."""
+    return max((each for each in _divisors(processes) if 1 < each <= size and each < processes), default=None)
 
 
 def _divisors(number: int) -> list[int]:

@@ -42,21 +42,49 @@ def ladder_of(run: Path, *assignments: str) -> list[Climbed]:
 
 def test_rungs_are_written_once_and_may_be_changed_in_how_they_run(run: Path) -> None:
     laid = ladder_of(run)
-    assert [each.path.name for each in laid] == [f"rung-{number}.yaml" for number in range(1, 5)]
+    assert [each.path.name for each in laid] == [f"rung-{number}.yaml" for number in (4, 3, 2, 1)]
     assert [load_run(each.path) for each in laid] == [each.config for each in laid]
-    assert laid[0].config.folder == run.parent / "ladder" / "rung-1" and laid[0].config.name == "tiny-rung-1"
+    assert laid[0].config.folder == run.parent / "ladder" / "rung-4" and laid[0].config.name == "tiny-rung-4"
     path = laid[1].path
     path.write_text(path.read_text().replace("micro_batch: 64", "micro_batch: 4"))
     assert ladder_of(run)[1].config.train.micro_batch == 4
-    with pytest.raises(InputError, match=r"rung-1\.yaml: is a rung of another recipe \(train\.weight_decay: 0\.1 -> 0"):
+    with pytest.raises(InputError, match=r"rung-4\.yaml: is a rung of another recipe \(train\.weight_decay: 0\.1 -> 0"):
         ladder_of(run, "train.weight_decay=0")
 
 
-def finish(rung: Climbed, loss: float) -> None:
+def test_a_ladder_grows_downwards(run: Path) -> None:
+    """So that more rungs are only the small ones."""
+    longer = ["model.n_layer=16", "model.n_head=16", "model.d_model=128", "train.tokens=20M"]
+    config = load_run(run, longer)
+    four, five = (lay(run, config, run.parent / "ladder", count) for count in (4, 5))
+    assert five[1:] == four and five[0].path.name == "rung-5.yaml" and five[0].compute < four[0].compute
+
+
+def test_a_ladder_that_cannot_be_leaves_no_folder(run: Path) -> None:
+    with pytest.raises(InputError, match="take --rungs 1"):
+        ladder_of(run, "model.n_layer=2", "model.n_head=2")
+    assert not (run.parent / "ladder").exists()
+
+
+def finish(rung: Climbed, loss: float | None, **more: object) -> None:
     """Metrics of a run that has ended so."""
-    rung.config.folder.mkdir(parents=True)
-    line = {"life": 1, "step": 9, "tokens": rung.config.train.tokens, "loss": loss}
+    rung.config.folder.mkdir(parents=True, exist_ok=True)
+    line = {"life": 1, "step": 9, "tokens": rung.config.train.tokens, "loss": loss, **more}
     (rung.config.folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+
+
+def test_losses_that_do_not_go_together_are_refused(run: Path) -> None:
+    laid = ladder_of(run)
+    for number, rung in enumerate(laid):
+        finish(rung, 4.0 - number)
+    held_out = {"validation_loss_by_source": {"text": 1.0}, "target_share_by_source": {"text": 1.0}}
+    for last, message in (
+        ((1.0, held_out), "some rungs have validation losses"),
+        ((None, {}), "rung-1: its final loss"),
+    ):
+        finish(laid[-1], last[0], **last[1])
+        with pytest.raises(InputError, match=message):
+            fitted(laid[0].config, laid, run.parent / "ladder")
 
 
 def test_the_law_is_fitted_drawn_and_told(run: Path) -> None:
@@ -77,7 +105,7 @@ def test_the_law_is_fitted_drawn_and_told(run: Path) -> None:
     assert predicted["low"] <= predicted["value"] <= predicted["high"]
     assert "<svg" in (run.parent / "ladder" / "ladder.svg").read_text()
     cells = [[*column.cells] for column in table(found).columns]
-    assert cells[0] == ["tiny-rung-1", "tiny-rung-2", "tiny-rung-3", "tiny-rung-4", "tiny"]
+    assert cells[0] == ["tiny-rung-4", "tiny-rung-3", "tiny-rung-2", "tiny-rung-1", "tiny"]
     assert cells[-1][-1].startswith(f"{predicted['value']:.4f} (")
 
 

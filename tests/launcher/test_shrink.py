@@ -53,6 +53,18 @@ def test_a_file_that_is_no_twin_stays(tmp_path: Path) -> None:
     assert run.read_text() == before and (tmp_path / "twin-data.yaml").read_text() == "sources: {}\n"
 
 
+def test_a_run_in_the_way_of_a_twin_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launch would go on from it, or find that nothing is left to do."""
+    monkeypatch.chdir(tmp_path)
+    run, out = write_run(tmp_path), tmp_path / "twin.yaml"
+    assert shrunk(run, out) == []
+    whole = load_run(out).folder / "checkpoints" / "step-0000008"
+    whole.mkdir(parents=True)
+    (whole / "manifest.json").write_text("{}")
+    [line] = shrunk(run, out)
+    assert line.endswith("remove the folder first") and "step-0000008" in line and line not in out.read_text()
+
+
 def test_a_mistake_in_data_that_are_there_is_told(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     for assignment, message in (
@@ -67,8 +79,9 @@ def test_a_mistake_in_data_that_are_there_is_told(tmp_path: Path) -> None:
 def test_data_that_are_not_there_get_a_recipe_that_stands_in(tmp_path: Path) -> None:
     """With the sources of the mixture; both files may be moved together."""
     out = tmp_path / "twin.yaml"
-    [line] = shrunk(GPT3, out, None, "data.max_epochs={wikipedia: 4}", "model.end_of_text=50256")
-    assert "prepared/gpt3 is not there" in line and f"# {line}" in out.read_text()
+    [line, epochs] = shrunk(GPT3, out, None, "data.max_epochs={wikipedia: 4}", "model.end_of_text=50256")
+    assert "prepared/gpt3 is not there" in line and f"# {line}\n# {epochs}\n" in out.read_text()
+    assert epochs.startswith("data.max_epochs is left out")
     moved = tmp_path / "moved"
     moved.mkdir()
     for name in ("twin.yaml", "twin-data.yaml"):
@@ -76,7 +89,7 @@ def test_data_that_are_not_there_get_a_recipe_that_stands_in(tmp_path: Path) -> 
     twin = load_run(moved / "twin.yaml")
     assert twin.data.path is None and twin.data.prepare == moved / "twin-data.yaml" and twin.data.max_epochs == {}
     recipe = load_recipe(moved / "twin-data.yaml")
-    assert list(recipe.sources) == SOURCES and recipe.tokenizer.train is not None
+    assert list(recipe.sources) == SOURCES and recipe.tokenizer.train is not None and recipe.validation_fraction
     assert recipe.tokenizer.train.vocab_size == twin.model.vocab_size and twin.model.end_of_text is None
 
 
@@ -90,8 +103,26 @@ def test_a_folder_for_data_has_all_sources(tmp_path: Path) -> None:
     write_folder(tmp_path / "some", {"webtext": [500]}, VOCAB_SIZE)
     with pytest.raises(InputError, match=r"--data .*some: has no source common_crawl, .* it has webtext$"):
         shrunk(GPT3, tmp_path / "twin.yaml", tmp_path / "some")
+    of_phases = ["data.mixture=null", "data.phases=[{weights: {news: 1}}]"]
+    with pytest.raises(InputError, match="has no source news"):
+        shrunk(GPT3, tmp_path / "twin.yaml", tmp_path / "some", *of_phases)
     with pytest.raises(InputError, match=r"manifest\.json: is missing, there is no such folder"):
         shrunk(GPT3, tmp_path / "twin.yaml", tmp_path / "none")
+
+
+def test_a_store_that_has_nothing_is_stood_in_for(tmp_path: Path) -> None:
+    given = ["data.path=memory://none/such", f"data.cache={{path: {tmp_path}/cache, size: 1G}}"]
+    [line] = shrunk(GPT3, tmp_path / "twin.yaml", None, *given)
+    assert "memory://none/such is not there" in line and load_run(tmp_path / "twin.yaml").data.cache is None
+
+
+def test_token_files_without_their_tokenizer_are_not_there(tmp_path: Path) -> None:
+    (tmp_path / "t.bin").write_bytes(bytes(100))
+    source = f"{{t: {{kind: nanogpt, paths: [{tmp_path}/t.bin], tokenizer: {tmp_path}/none.json}}}}"
+    given = ["data.path=null", "data.mixture=null", "data.alpha=1", f"data.sources={source}"]
+    [line] = shrunk(GPT3, tmp_path / "twin.yaml", None, *given)
+    assert "data.sources.t is not there" in line
+    assert list(load_recipe(tmp_path / "twin-data.yaml").sources) == ["t"]
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ from data_pipeline.errors import InputError
 from launcher.config import RunConfig, load_run
 from model.counts import count_parameters
 from planning.final_loss import FinalLoss, final_loss
-from planning.ladder import compute_of, powers, rungs
+from planning.ladder import compute_of, left_out_of_rungs, powers, rungs
+from planning.scaled import steps_of
 from training.schedule import learning_rate
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -49,19 +50,45 @@ def test_rates_and_batches_follow_gpt_3_s_table_from_the_run_s_own() -> None:
     assert smallest.train.batch_tokens == pytest.approx(run.train.batch_tokens * share**of_batch, abs=1024)
 
 
+def test_rungs_are_in_proportion_and_hang_on_no_number_of_processes() -> None:
+    given = ["model.d_ff=6144", "zero.stage=3", "zero.hpz_partition_size=8", "metrics.every_steps=5000"]
+    for rung in ladder_of(load_run(CONFIGS / "gpt3-1.3b.yaml", given)):
+        assert rung.model.d_ff == 3 * rung.model.d_model and rung.zero.hpz_partition_size is None
+        assert rung.metrics.every_steps == min(5000, steps_of(rung.train, 2048) // 30)
+
+
+def test_sines_come_in_pairs_in_every_rung() -> None:
+    given = ["model.position=sinusoidal", "model.d_model=240"]  # heads of 15
+    assert [each.model.n_head for each in ladder_of(load_run(CONFIGS / "gpt3-1.3b.yaml", given))] == [4, 4, 6, 8]
+
+
 def test_mup_carries_the_rate_over() -> None:
     run = load_run(CONFIGS / "gpt3-1.3b.yaml", ["model.mup_base_width=256"])
     assert {(each.train.lr, each.model.mup_base_width) for each in ladder_of(run)} == {(2e-4, 256)}
 
 
+def test_what_rungs_have_not_is_said() -> None:
+    given = ["parallel.tensor=8", "train.init_from=/old", "checkpoint.copy_to=/copies"]
+    lines = left_out_of_rungs(load_run(CONFIGS / "gpt3-175b.yaml", given))
+    assert [line.split(" ")[0] for line in lines] == ["train.init_from", "checkpoint.copy_to", "parallel"]
+    [line] = left_out_of_rungs(load_run(CONFIGS / "gpt3-175b.yaml", ["zero.hpz_partition_size=8"]))
+    assert line.startswith("zero.hpz_partition_size is left out") and not left_out_of_rungs(
+        load_run(CONFIGS / "gpt3-175b.yaml")
+    )
+
+
 @pytest.mark.parametrize(
     ("assignments", "count", "message"),
     [
-        (["model.n_layer=4", "model.n_head=4"], 4, "rungs 1 and 2 of 4 have the same network: model.n_layer 4"),
         (
-            ["train.tokens=40M", "train.decay_tokens=40M", "train.warmup_tokens=0", "train.ramp=null"],
+            ["model.n_layer=4", "model.n_head=4"],
             4,
-            "rung 1 of 4 has .* steps",
+            "rungs 2 and 3 of 4 have the same network: model.n_layer 4 .* take --rungs 2",
+        ),
+        (
+            ["train.tokens=110M", "train.decay_tokens=110M", "train.warmup_tokens=0", "train.ramp=null"],
+            4,
+            "rung 4 has 2[0-9] steps",
         ),
     ],
 )

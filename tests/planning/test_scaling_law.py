@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.optimize import least_squares
 
 from data_pipeline.errors import InputError
 from planning.scaling_law import fit, interval
@@ -20,6 +21,22 @@ def test_exact_losses_give_back_their_law() -> None:
     assert found.law == pytest.approx((A, B, C), rel=1e-4) and found.deviation < 1e-6
     assert interval(found.replicates.b) == pytest.approx((B, B), rel=1e-3)
     assert found.law.loss(1e23) == pytest.approx(A * 1e23**-B + C, rel=1e-5)
+
+
+def test_the_law_is_that_of_least_squares_of_relative_differences() -> None:
+    """As a solver of another kind finds it, which starts from the truth."""
+    middle, given = np.sqrt(COMPUTE[0] * COMPUTE[-1]), losses(0.003, 2)
+
+    def relative(law: np.ndarray) -> np.ndarray:
+        a, b, c = law
+        return np.asarray((a * (COMPUTE / middle) ** -b + c) / given - 1)
+
+    a, b, c = least_squares(relative, (A * middle**-B, B, C), xtol=1e-14, ftol=1e-14, gtol=1e-14).x
+    assert fit(COMPUTE.tolist(), given.tolist()).law == pytest.approx((a * middle**b, b, c), rel=1e-3)
+
+
+def test_an_interval_leaves_out_as_much_on_either_side() -> None:
+    assert interval(np.arange(1001.0)) == pytest.approx((25, 975))
 
 
 def test_the_bootstrap_s_intervals_hold_the_true_constants_as_often_as_they_say() -> None:
@@ -54,7 +71,7 @@ def test_no_constant_is_below_zero() -> None:
     ("compute", "found", "message"),
     [
         ([1e3, 1e4, 1e5], [3.0, 2.0, 1.5], "3 runs of different compute are too few"),
-        ([1e3, 1e4, 1e5, 1e5], [3.0, 2.0, 1.5, 1.5], "too few"),
+        ([1e3, 1e4, 1e5, 1e5], [3.0, 2.0, 1.5, 1.5], "3 runs of different compute are too few"),
         ([1e3, 1e4, 1e5, 1e6], [3.0, 2.0, 1.9, 3.1], "do not fall with compute, from 3.0000 at 1e\\+03"),
         ([1e3, 1e4, 1e5, 1e6], [3.0, 2.0, float("nan"), 1.1], "no positive number"),
     ],

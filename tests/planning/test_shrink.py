@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.config import RunConfig, load_run
+from model.counts import count_parameters
 from planning.scaled import steps_of
 from planning.shrink import CONTEXT, HEADS, LAYERS, STEPS, Twin, shrink
 from planning.small_sharding import small_parallel
@@ -84,7 +85,8 @@ def test_a_twin_of_a_valid_run_is_valid_and_no_larger(run: RunConfig, processes:
     assert twin.model.n_layer <= LAYERS and twin.model.n_ctx <= max(CONTEXT, processes)
     assert twin.model.n_head <= max(HEADS, processes) and twin.model.n_head <= run.model.n_head
     assert twin.train.tokens <= run.train.tokens and twin.sequences <= run.sequences
-    assert twin.train.tokens == run.train.tokens or twin.train.tokens == STEPS * twin.train.batch_tokens
+    full = min(STEPS, -(-run.train.tokens // run.train.batch_tokens))
+    assert twin.train.tokens == min(full * twin.train.batch_tokens, run.train.tokens)
     assert twin.parallel.place(0, processes) and twin.zero.stage == run.zero.stage
     size = twin.zero.hpz_partition_size
     assert size is None or (1 < size < processes and processes % size == 0)
@@ -101,7 +103,7 @@ def test_a_twin_of_a_valid_run_is_valid_and_no_larger(run: RunConfig, processes:
 
 def test_all_keeps_its_place_in_the_run() -> None:
     """GPT-3's 175 billion: each moment, in sequences of its run, is where it was in its own."""
-    run = load_run(CONFIGS / "gpt3-175b.yaml", ["train.ramp.from_tokens=800Ki", "checkpoint.every_tokens=30G"])
+    run = load_run(CONFIGS / "gpt3-175b.yaml", ["train.ramp.from_tokens=1280Ki", "checkpoint.every_tokens=30G"])
     twin, said = twin_of(run)
     assert said.lines == [] and (twin.model.n_layer, twin.model.attention, twin.zero.stage) == (4, "alternating", 3)
     assert [twin.model.band_of(layer) for layer in range(4)] == [None, 16, None, 16]
@@ -109,7 +111,7 @@ def test_all_keeps_its_place_in_the_run() -> None:
     factor, before, now = Fraction(twin.train.tokens, run.train.tokens), run.train, twin.train
     assert now.ramp is not None and before.ramp is not None and before.decay_tokens is not None
     assert now.ramp.over_tokens == int(before.ramp.over_tokens * factor) and now.decay_tokens == 260 * now.tokens // 300
-    assert (now.ramp.from_tokens, now.batch_tokens) == (128, 4 * 128)
+    assert (now.ramp.from_tokens, now.batch_tokens) == (2 * 128, 4 * 128)
     assert twin.checkpoint.every_tokens == now.tokens // 10 and twin.checkpoint.every == 30.0
     assert twin.checkpoint.keep.last == 3 and twin.checkpoint.keep.every_tokens == now.tokens // 30
     for share in (0.1, 0.5, 0.8, 1.0):
@@ -118,11 +120,75 @@ def test_all_keeps_its_place_in_the_run() -> None:
     assert STEPS <= steps_of(now, twin.model.n_ctx) < 2 * STEPS
 
 
-def test_matrices_stay_sharded_and_vectors_whole() -> None:
-    """By default 100,000 numbers decide, which all of a twin's have less than."""
-    twin, _ = twin_of(run_of(zero={"stage": 3}))
-    threshold = twin.zero.persistence_threshold
-    assert threshold is not None and 4 * twin.model.d_model < threshold <= twin.model.d_model**2
+@pytest.mark.parametrize(
+    ("schedule", "moments", "small"),
+    [
+        ("inverse_sqrt", {"warmup_tokens": 9}, {"warmup_tokens": 1}),
+        ("cosine", {"warmup_tokens": 9, "decay_tokens": 10}, {"warmup_tokens": 1, "decay_tokens": 2}),
+        (
+            "wsd",
+            {"warmup_tokens": 9, "stable_tokens": 9, "decay_tokens": 10},
+            {"warmup_tokens": 1, "stable_tokens": 1, "decay_tokens": 2},
+        ),
+        ("wsd", {"stable_tokens": 10**7, "decay_tokens": 10**7 + 1}, {"stable_tokens": 10, "decay_tokens": 11}),
+    ],
+)
+def test_moments_that_round_to_the_same_stay_in_order(
+    schedule: str, moments: dict[str, int], small: dict[str, int]
+) -> None:
+    twin, _ = twin_of(run_of(train={"schedule": schedule, **moments}))
+    assert {key: getattr(twin.train, key) for key in small} == small
+
+
+def test_what_recurs_and_what_takes_time_fits_a_hundred_steps() -> None:
+    seldom = {"every_steps": 500}
+    run = run_of(
+        train={"micro_batch": 8, "compile": False},
+        parallel={"sequence": 2},
+        metrics=seldom | {"peak_flops": 1e15},
+        noise_scale=seldom,
+        layers=seldom,
+        drift=seldom,
+        spikes={"window": 512},
+        profile={"from": 5000},
+        samples={"every_tokens": 10**9, "prompts": [""]},
+        validation={"every_tokens": 10**9},
+    )
+    twin, _ = twin_of(run, 4)
+    often = {twin.metrics.every_steps, twin.noise_scale.every_steps, twin.layers.every_steps, twin.drift.every_steps}
+    assert (twin.sequences, twin.train.micro_batch, steps_of(twin.train, twin.model.n_ctx)) == (8, 2, 100)
+    assert often == {10} and (twin.spikes.window, twin.profile.first_step) == (25, 50)
+    assert (twin.samples.max_tokens, twin.validation.tokens_per_source, twin.checkpoint.every) == (16, 128, 30.0)
+    assert twin.train.compile is False and twin.metrics.peak_flops is None
+
+
+def test_what_is_kept_is_kept_in_proportion() -> None:
+    run = run_of(checkpoint={"keep": {"bytes": 10**15}})
+    twin, _ = twin_of(run)
+    share = count_parameters(twin.model) / count_parameters(run.model)
+    assert twin.checkpoint.keep.bytes == pytest.approx(10**15 * share, rel=1e-6)
+
+
+def test_a_short_run_has_a_twin_as_short() -> None:
+    twin, _ = twin_of(run_of(train={"tokens": 7 * 2**21 + 1}))
+    assert steps_of(twin.train, twin.model.n_ctx) == 8
+
+
+@pytest.mark.parametrize("d_model", [768, 4096])
+def test_matrices_stay_sharded_and_vectors_whole(d_model: int) -> None:
+    """By default 100,000 numbers decide, which all of a twin's have less than; what has just as many is not sharded."""
+    twin, _ = twin_of(run_of(model={"d_model": d_model}, zero={"stage": 3}))
+    assert twin.zero.persistence_threshold == min(round(100_000 * 64 / d_model), 64**2 - 1) > 4 * twin.model.d_model
+
+
+def test_widths_and_buckets_are_in_proportion() -> None:
+    """And a bucket holds a matrix at least."""
+    run = run_of(model={"d_ff": 3 * 4096}, zero={"stage": 2, "reduce_bucket": 10**11, "allgather_bucket": 10**6})
+    twin, _ = twin_of(run)
+    share = count_parameters(twin.model) / count_parameters(run.model)
+    assert twin.model.d_ff == 3 * twin.model.d_model == 3 * 64
+    assert twin.zero.reduce_bucket == pytest.approx(10**11 * share, abs=1)
+    assert twin.zero.allgather_bucket == 4 * 64**2
 
 
 @pytest.mark.parametrize(
@@ -137,6 +203,29 @@ def test_dimensions_are_kept_before_sizes(asked: tuple[int, int], processes: int
 
 
 @pytest.mark.parametrize(
+    ("sequence", "tensor", "none_left"), [(1, 2, True), (2, 1, False), (1, 1, False)]
+)  # fmt: skip
+def test_zero_shards_over_those_that_hold_the_same_pieces(sequence: int, tensor: int, none_left: bool) -> None:
+    """Processes that share sequences do."""
+    parallel = ParallelConfig(sequence=sequence, tensor=tensor)
+    small, lines = small_parallel(parallel, 2)
+    assert small == parallel and (small.place(0, 2).replicas == 1) == none_left
+    assert ["ZeRO shards over none" in line for line in lines] == [True] * none_left
+
+
+@pytest.mark.parametrize(
+    ("asked", "processes", "size", "said"),
+    [(8, 4, 2, "8 is 2"), (3, 8, 2, "3 is 2"), (2, 4, 2, None), (8, 3, None, "is left out")],
+)
+def test_groups_of_processes_are_as_large_as_they_may_be(
+    asked: int, processes: int, size: int | None, said: str | None
+) -> None:
+    twin, found = twin_of(run_of(zero={"stage": 3, "hpz_partition_size": asked}), processes)
+    assert twin.zero.hpz_partition_size == size
+    assert [said in line for line in found.lines if "hpz" in line] == [True] * (said is not None)
+
+
+@pytest.mark.parametrize(
     ("sections", "changed", "said"),
     [
         ({"zero": {"stage": 3, "hpz_partition_size": 8}}, {"zero.hpz_partition_size": None}, "zero.hpz"),
@@ -148,7 +237,11 @@ def test_dimensions_are_kept_before_sizes(asked: tuple[int, int], processes: int
         ),
         ({"train": {"compile": True}}, {"train.compile": None}, "train.compile is left out"),
         ({"train": {"init_from": "/old"}}, {"train.init_from": None}, "train.init_from is left out"),
-        ({"checkpoint": {"copy_to": "s3://b/run"}}, {"checkpoint.copy_to": None}, "checkpoint.copy_to is left out"),
+        (
+            {"checkpoint": {"copy_to": "s3://b/run", "storage": {"endpoint_url": "http://h"}}},
+            {"checkpoint.copy_to": None, "checkpoint.storage": {}},
+            "checkpoint.copy_to is left out",
+        ),
         ({"metrics": {"wandb": True}}, {"metrics.wandb": True, "metrics.wandb_mode": "offline"}, "metrics.wandb"),
         ({"model": {"mup_base_width": 128}}, {"model.mup_base_width": 16}, "4 times as wide, the run's 32 times"),
     ],
