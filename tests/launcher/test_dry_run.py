@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import sys
 from collections import namedtuple
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytest
 from rich.console import Console
 
 from data_pipeline.errors import InputError
+from data_pipeline.inputs import find, recipe_hash
+from data_pipeline.manifest import Manifest
 from folder import write_folder
 from launcher import track
-from launcher.config import load_run
+from launcher.config import load_recipe, load_run
 from launcher.dry_run import DryRun, dry_run
 from launcher.dry_run_tables import tables
 from launcher.inspect import batch_of
@@ -24,6 +27,7 @@ from training.checkpoint import CheckpointManifest, complete, latest
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SAVING = "checkpoint.every_tokens=400"
+QUANTIZED = ["zero={stage: 3, quantized_gradients: true}"]
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +107,17 @@ WARNINGS = [
     (
         5,
         ["validation.every_tokens=2k"],
-        "validation.every_tokens: 2000 lies behind train.tokens 1600, so it never comes",
+        "validation.every_tokens: 2000 is more than the 1600 tokens of the run, so it comes at the end alone",
     ),
-    (5, ["checkpoint.keep.every_tokens=1M"], "checkpoint.keep.every_tokens: 1000000 lies behind"),
+    (5, ["samples={every_tokens: 1601, prompts: [a]}"], "samples.every_tokens: 1601 is more than the 1600 tokens of"),
+    (5, ["checkpoint.keep.every_tokens=1M"], "checkpoint.keep.every_tokens: 1000000 is more than the 1600 tokens of"),
+    (5, ["checkpoint.every_tokens=1601"], "checkpoint: saves at the end alone"),
+    (
+        5,
+        ["data.mixture=null", "data.phases=[{until_tokens: 1600, weights: {a: 1}}, {weights: {b: 1}}]"],
+        "data.phases.1: begins at 1,600 tokens, behind the end of the run",
+    ),
+    (8, QUANTIZED, "zero.quantized_gradients: needs two or more whole nodes; say"),
     (5, ["profile.from=21"], "profile.from: 21 lies behind the last of 20 steps"),
     (5, ["model.attention=alternating", "model.band=16"], "model.band: 16 is not below model.n_ctx 16"),
     (5, ["checkpoint.every_tokens=null"], "checkpoint: saves at the end alone"),
@@ -115,7 +127,7 @@ WARNINGS = [
     (
         5,
         ["data.exhausted=stop", "data.max_epochs={c: 0.1}"],
-        "data: the run ends after 576 tokens, 36% of train.tokens",
+        "data: the run ends after 560 tokens, 35% of train.tokens: c reached its max_epochs",
     ),
     (5, ["data.path=nowhere"], "nowhere is not there: neither mixture nor epochs nor vocabulary are checked"),
     (5, ["data.path=null", f"data.prepare={CONFIGS}/data/sample.yaml"], "data.prepare: prepared/sample is not there"),
@@ -141,6 +153,80 @@ def test_a_run_that_is_as_it_should_be_has_none(run: Path, monkeypatch: pytest.M
     assert (found.errors, found.warnings) == ([], [])
 
 
+def test_a_run_that_ends_with_its_data_is_counted_up_to_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The 4th sequence of c, of which 3 may be read, is the 37th of all and belongs to the 8th batch."""
+    ends = ["data.exhausted=stop", "data.max_epochs={c: 0.1}", "validation.every_tokens=1k"]
+    found = gone_through(run, 5, *ends, "checkpoint.every_tokens=80", monkeypatch=monkeypatch)
+    assert found.batches is not None and (found.batches.steps, found.batches.end) == (7, 35)
+    assert found.checkpoints is not None and found.checkpoints.written == 7
+    assert found.mixture is not None and sum(row.windows for row in found.mixture) == 35
+    assert found.last_batch is not None and [each.position for each in found.last_batch] == list(range(30, 35))
+    assert "validation.every_tokens: 1000 is more than the 560 tokens of the run" in " ".join(found.warnings)
+
+
+def test_data_that_end_before_the_first_batch_are_an_error(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = gone_through(run, 5, "data.exhausted=stop", "data.max_epochs={a: 0.001}", monkeypatch=monkeypatch)
+    assert len(found.errors) == 1 and "data: the order of data ends after" in found.errors[0]
+    assert found.batches is not None and (found.batches.steps, found.first_batch) == (0, None)
+    assert json.dumps(found.as_json())
+
+
+@pytest.mark.parametrize(
+    ("of_node", "assignments", "said"),
+    [
+        (4, ["parallel.tensor=2"], None),
+        (2, ["parallel.sequence=4", "model.n_head=4"], "parallel: 4 processes share, and a machine has 2"),
+        (4, ["zero={stage: 3, hpz_partition_size: 8}"], "zero.hpz_partition_size: 8 processes share, and a machine"),
+        (16, QUANTIZED, "zero.quantized_gradients: needs two or more whole nodes, and there are 16 processes"),
+        (6, QUANTIZED, "zero.quantized_gradients: needs two or more whole nodes, and there are 16 processes"),
+        (4, QUANTIZED, None),
+    ],
+)
+def test_nodes_of_a_site_are_taken_into_account(
+    run: Path, of_node: int, assignments: list[str], said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run.parent)
+    even = ["train.batch_tokens=256", "train.tokens=2560"]
+    found = dry_run(load_run(run, [SAVING, *even, *assignments]), 16, of_node)
+    told = [*found.errors, *found.warnings]
+    assert told == [] if said is None else len(told) == 1 and told[0].startswith(said), told
+
+
+def test_files_that_a_run_would_miss_late_are_an_error(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(run.parent / "prepared", run.parent / "torn")
+    tokens = run.parent / "torn" / "a" / "train" / "00001.tokens"
+    os.truncate(tokens, 100)
+    (run.parent / "torn" / "b" / "validation" / "00000.crc").unlink()
+    found = gone_through(run, 5, "data.path=torn", monkeypatch=monkeypatch)
+    assert found.errors == [
+        f"data: 1 of 8 files that the run reads are missing or of another size, such as {tokens}; restore them: "
+        f"`thalweg verify {run.parent / 'torn'}` names all"
+    ]
+    validated = gone_through(run, 5, "data.path=torn", "validation.every_tokens=800", monkeypatch=monkeypatch)
+    assert validated.errors[0].startswith("data: 2 of 14 files")
+
+
+def test_data_of_another_recipe_are_an_error(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, rows = run.parent / "made", run.parent / "rows.jsonl"
+    shutil.copytree(run.parent / "prepared", folder)
+    rows.write_text('{"text": "a"}')
+    source = {"kind": "jsonl", "paths": [str(rows)]}
+    tree = {"tokenizer": {"train": {"vocab_size": 257}}, "sources": dict.fromkeys("abc", source)}
+    (recipe := run.parent / "recipe.yaml").write_text(json.dumps(tree))
+    keys = ["data.path=made", "data.prepare=recipe.yaml"]
+    other = gone_through(run, 5, *keys, monkeypatch=monkeypatch)
+    assert len(other.errors) == 1 and other.errors[0].startswith(f"{folder}: was prepared by another recipe")
+    loaded = load_recipe(recipe)
+    manifest = Manifest.load(folder)[0]
+    manifest.recipe_hash = recipe_hash(loaded, find(loaded, folder / ".work"))
+    manifest.save(folder)
+    same = gone_through(run, 5, *keys, monkeypatch=monkeypatch)
+    assert (same.errors, same.warnings) == ([], [])
+    rows.unlink()
+    gone = gone_through(run, 5, *keys, monkeypatch=monkeypatch)
+    assert gone.errors == [] and "its recipe cannot be compared (sources.a.paths:" in gone.warnings[0]
+
+
 Disk = namedtuple("Disk", "f_bavail f_frsize f_files f_favail")
 
 
@@ -164,9 +250,16 @@ def test_a_disk_without_room_for_the_checkpoints_is_a_warning(
 
 
 def test_a_folder_that_cannot_be_written_is_a_warning(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run.parent / "file").touch()
     monkeypatch.setattr(checkpoints.os, "access", lambda path, _: path != run.parent)
-    found = gone_through(run, 5, monkeypatch=monkeypatch)
-    assert found.warnings == [f"run_dir: runs/t cannot be made, {run.parent} is not to be written; name another folder"]
+    keys = ["zero={stage: 3, offload_optimizer: nvme, nvme_path: file/nvme}", "checkpoint.copy_to=prepared/copies"]
+    found = gone_through(run, 5, *keys, monkeypatch=monkeypatch)
+    assert found.warnings == [
+        f"{key}: {folder} cannot be made or written here: {there} is closed or no folder; name another one"
+        for key, folder, there in (
+            ("run_dir", "runs/t", run.parent), ("zero.nvme_path", run.parent / "file/nvme", run.parent / "file"),
+        )
+    ]  # fmt: skip
 
 
 def test_heads_that_do_not_divide_are_refused_with_the_file(run: Path) -> None:
