@@ -56,7 +56,7 @@ def of_batches(
 
 def of_schedule(train: TrainConfig, first: int) -> Iterator[str]:
     """Of learning rates; `first` are the tokens of the first batch."""
-    if train.decays and train.decay_end > train.tokens:
+    if train.decay_end > train.tokens:
         yield (
             f"train.decay_tokens: {train.decay_end} lies behind train.tokens {train.tokens}, so the learning rate does "
             "not come to its end; leave it out, or train longer"
