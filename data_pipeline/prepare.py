@@ -77,13 +77,10 @@ def prepare(
     this folder now. Raises InputError for bad input, where there is such a process otherwise, where `out` holds
     something else, and where the disk is full; TaskError where processes or nodes fail.
     """
-    # Strings that came out of a YAML file know their folder; worker processes want plain ones.
-    recipe = Recipe.model_validate(recipe.model_dump(mode="json"))
     out = out.absolute()
     work = out / ".work"
-    inputs = find(recipe, work)
     # Now, not at the end: what changes meanwhile is another folder's.
-    asked = recipe_hash(recipe, inputs)
+    recipe, inputs, asked = _asked(recipe, work)
     _refuse_foreign(out)
     if not work.exists() and (finished := _finished(asked, out, update)):
         return finished
@@ -97,6 +94,19 @@ def prepare(
         if not (work / "kept").exists():
             shutil.rmtree(work, ignore_errors=True)
     return finished
+
+
+def refuse_other_recipe(recipe: Recipe, out: Path) -> None:
+    """Raises InputError where the prepared folder `out` is of another recipe, MissingInputError where none can tell."""
+    _finished(_asked(recipe, out / ".work")[2], out, update=False)
+
+
+def _asked(recipe: Recipe, work: Path) -> tuple[Recipe, list[Inputs], str]:
+    """The recipe for worker processes, its input files, and the hash of what it asks for."""
+    # Strings that came out of a YAML file know their folder; worker processes want plain ones.
+    recipe = Recipe.model_validate(recipe.model_dump(mode="json"))
+    inputs = find(recipe, work)
+    return recipe, inputs, recipe_hash(recipe, inputs)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from data_pipeline.stream import Stream
 from launcher.config import RunConfig
 from model.counts import count_parameters, training_flops
 from planning.batches import waste
+from planning.mistakes import of_nodes
 from planning.reading import mixture
 from training.batch_ramp import batch_sequences
 from training.schedule_table import lines
@@ -58,11 +59,8 @@ def _announce_layout(config: RunConfig, world_size: int) -> None:
             "layout: %d processes are %d data%s: each computes %s", world_size, data, dimensions, " and ".join(computed)
         )
     here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-    if here % parallel.sharing:
-        log.warning(
-            "parallel: %d processes share, and a machine has %d: some of them exchange over the network, which is slow",
-            *(parallel.sharing, here),
-        )
+    for said in of_nodes(parallel, config.zero, here):
+        log.warning("%s", said)
 
 
 def _announce_batch(config: RunConfig, deal: Deal) -> None:

@@ -43,7 +43,8 @@ def tables(run: DryRun) -> Iterator[Table | str]:
         yield _partition(run, run.held)
     if run.schedule is not None and run.batches is not None:
         yield _schedule(run)
-        yield f"{run.batches.steps:,} steps, {run.batches.filler:.1%} of what they compute is filler"
+        left = " left" if run.batches.begin else ""
+        yield f"{run.batches.steps:,} steps{left}, {run.batches.filler:.1%} of what they compute is filler"
     if run.mixture is not None:
         yield _mixture(run)
     for name, batch in (("first", run.first_batch), ("last", run.last_batch)):
@@ -64,14 +65,14 @@ def _partition(run: DryRun, held: list[Share]) -> Table:
             taken = max(state_bytes(each, zero.stage, precision).get(name, 0) for each in held)
             total = sum(counts) * (run.gpus // len(held))
             numbers = [f"{each:,}" for each in (min(counts), max(counts), total)]
-            shown.add_row(said + _place(zero, name), *numbers, f"{taken / GB:.3g}" if taken else "")
+            shown.add_row(said + _place(zero, precision, name), *numbers, f"{taken / GB:.3g}" if taken else "")
     return shown
 
 
-def _place(zero: ZeroConfig, name: str) -> str:
+def _place(zero: ZeroConfig, precision: str, name: str) -> str:
     """Where a part lies, if not on the GPU."""
     places = {"parameters": zero.offload_parameters, "optimizer": zero.offload_optimizer}
-    if zero.stage == 3 and zero.offload_optimizer != "none":
+    if zero.offload_optimizer != "none" and (zero.stage == 3 or (zero.stage == 2 and precision == "fp32")):
         places["gradients"] = "cpu"
     return "" if places.get(name, "none") == "none" else f", on {places[name]}"
 
@@ -86,7 +87,7 @@ def _schedule(run: DryRun) -> Table:
 
 
 def _mixture(run: DryRun) -> Table:
-    shown = Table(title="What will be read")
+    shown = Table(title="What the run reads, from its beginning to its end")
     _columns(shown, "phase and source", "share", "tokens", "sequences", "epochs")
     for row in run.mixture or ():
         phase = "the whole run" if row.phase is None else f"phase {row.phase + 1}"
@@ -106,7 +107,10 @@ def _ids(batch: list[SequenceId]) -> str:
 def _checkpoints(run: DryRun) -> str:
     held, config = run.checkpoints, run.config.checkpoint
     assert held is not None
-    often = f"one every {duration(config.every)} and at the end" if config.every is not None else f"{held.written:,}"
+    often = f"{held.written:,}"
+    if config.every is not None:
+        by_tokens = "" if config.every_tokens is None else f" and every {config.every_tokens:,} tokens"
+        often = f"one every {duration(config.every)}{by_tokens}, and one at the end"
     return (
         f"checkpoints: {often}, {readable(held.bytes)} in {held.files:,} files and folders each; at most "
         f"{held.most:,} at a time, {readable(held.most_bytes)}"

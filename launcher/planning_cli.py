@@ -54,9 +54,10 @@ def dry_run(
     from launcher.dry_run import dry_run as go_through
     from launcher.dry_run_tables import tables
     from launcher.logs import log_to_stderr
+    from launcher.slurm.site import read_site
 
     log_to_stderr()
-    found = go_through(load_run(run, assignments), gpus)
+    found = go_through(load_run(run, assignments), gpus, read_site(run, {}).gpus_per_node)
     if as_json:
         print(json.dumps(found.as_json()))
     else:

@@ -1,10 +1,10 @@
 """The batches of a whole run, before it: how many steps, the last one, and what is filler on a number of ranks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from data_pipeline.deal import Deal
-from training.batch_ramp import batch_sequences
+from training.batch_ramp import batches_left
 from training.config import TrainConfig
 from training.schedule_table import moments
 
@@ -54,11 +54,11 @@ def table(train: TrainConfig, n_ctx: int, groups: int) -> list[Row]:
     return rows
 
 
-def count(train: TrainConfig, n_ctx: int, groups: int, begin: int = 0) -> Batches:
-    """Goes through the batches of the ramp, one by one, and through those of full size at once."""
+def count(train: TrainConfig, n_ctx: int, groups: int, begin: int = 0, there: int | None = None) -> Batches:
+    """The batches of a run from the sequence `begin` on, which ends before its tokens do where `there` are no more."""
     steps = last = too_small = tokens_too_small = computed = 0
     end = begin
-    for size, times in _runs(train, n_ctx, begin):
+    for size, times in _of_those_there(batches_left(train, n_ctx, begin), there):
         steps, end, last = steps + times, end + size * times, size
         computed += Deal(size, groups, train.micro_batch).slots * groups * times
         if size < groups:
@@ -67,25 +67,25 @@ def count(train: TrainConfig, n_ctx: int, groups: int, begin: int = 0) -> Batche
     return Batches(steps, begin, end, last, too_small, tokens_too_small, filler)
 
 
-def passes(train: TrainConfig, n_ctx: int, begin: int, every: int) -> int:
-    """Steps that come by a multiple of `every` tokens, and the last step where it does not."""
-    found, end, passed = 0, begin, True
-    for size, times in _runs(train, n_ctx, begin):
+def passes(train: TrainConfig, n_ctx: int, counted: Batches, every: int) -> int:
+    """Of the batches that were `counted`, those that come by a multiple of `every` tokens, and the last one."""
+    found, end, passed = 0, counted.begin, True
+    for size, times in _of_those_there(batches_left(train, n_ctx, counted.begin), counted.end - counted.begin):
         start, before_last, end = end, end + size * (times - 1), end + size * times
         found += times if every <= size * n_ctx else end * n_ctx // every - start * n_ctx // every
         passed = end * n_ctx // every > before_last * n_ctx // every
     return found + (not passed)
 
 
-def _runs(train: TrainConfig, n_ctx: int, done: int) -> Iterator[tuple[int, int]]:
-    """Sequences of a batch, and how many such batches follow each other."""
-    ramp_end = 0 if train.ramp is None else train.ramp.over_tokens
-    while done * n_ctx < min(train.tokens, ramp_end):
-        size = batch_sequences(train, n_ctx, done)
-        yield size, 1
-        done += size
-    if left := max(train.tokens - done * n_ctx, 0):
-        yield train.batch_tokens // n_ctx, -(-left // train.batch_tokens)
+def _of_those_there(batches: Iterable[tuple[int, int]], there: int | None) -> Iterator[tuple[int, int]]:
+    """The batches up to the first that needs more sequences than are left; None for no such limit."""
+    for size, times in batches:
+        fitting = times if there is None else min(times, there // size)
+        if fitting:
+            yield size, fitting
+        if fitting < times:
+            return
+        there = None if there is None else there - size * times
 
 
 def waste(deal: Deal, key: str, what: str, n_ctx: int) -> str | None:

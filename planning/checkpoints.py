@@ -47,7 +47,7 @@ def checkpoints(
     size, keep, total = BYTES * parameters, config.keep, batches.end * n_ctx
     written = None
     if config.every is None:
-        written = passes(train, n_ctx, batches.begin, config.every_tokens or total + 1)
+        written = passes(train, n_ctx, batches, config.every_tokens or total + 1)
     for_good = 0 if keep.every_tokens is None else total // keep.every_tokens
     most = keep.last + for_good + 1
     most = most if written is None else min(most, there + written)
@@ -58,12 +58,20 @@ def checkpoints(
     return Checkpoints(size, 2 * place.world_size + _SMALL_FILES + _FOLDERS, written, most, most_bytes)
 
 
+def closed(key: str, folder: Path) -> Iterator[str]:
+    """Of a folder that a run writes into, and cannot make or write."""
+    if not os.access(there := _there(folder), os.W_OK | os.X_OK) or not there.is_dir():
+        yield f"{key}: {folder} cannot be made or written here: {there} is closed or no folder; name another one"
+
+
+def _there(folder: Path) -> Path:
+    """The folder itself, or the nearest above it that is there."""
+    return next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+
+
 def room(run_dir: Path, held: Checkpoints, there: int = 0) -> Iterator[str]:
     """What the disk of a run folder, on which so many of the checkpoints are already, has too little of."""
-    folder = next(each for each in (run_dir.absolute(), *run_dir.absolute().parents) if each.exists())
-    if not os.access(folder, os.W_OK):
-        yield f"run_dir: {run_dir} cannot be made, {folder} is not to be written; name another folder"
-        return
+    folder = _there(run_dir)
     disk = os.statvfs(folder)
     free, files = disk.f_bavail * disk.f_frsize, held.most * held.files
     if held.most_bytes - there * held.bytes > free:

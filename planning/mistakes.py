@@ -1,6 +1,7 @@
 """What would go wrong, or be wasted, in a run that may well be as its author meant it: a line each, with the mend."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 
 from data_pipeline.deal import Deal
 from data_pipeline.mixture_table import Row
@@ -10,6 +11,8 @@ from model.config import ModelConfig
 from planning.batches import WASTE_WARNING, Batches, waste
 from planning.partition import Share
 from training.config import CheckpointConfig, TrainConfig
+from training.parallel_config import ParallelConfig
+from training.zero_config import ZeroConfig
 
 EPOCHS = 4
 """Repeating data so often is about as good as new data, and more often is not (Muennighoff et al. 2023, "Scaling
@@ -51,9 +54,9 @@ def of_batches(
         )
 
 
-def of_schedule(train: TrainConfig, n_ctx: int, periods: Mapping[str, int | None], first: int) -> Iterator[str]:
-    """Of rates and of what comes by tokens: `periods` are the tokens between two, by key; `first` those of a batch."""
-    if train.decays and train.decay_end > train.tokens:
+def of_schedule(train: TrainConfig, first: int) -> Iterator[str]:
+    """Of learning rates; `first` are the tokens of the first batch."""
+    if train.decay_end > train.tokens:
         yield (
             f"train.decay_tokens: {train.decay_end} lies behind train.tokens {train.tokens}, so the learning rate does "
             "not come to its end; leave it out, or train longer"
@@ -63,15 +66,32 @@ def of_schedule(train: TrainConfig, n_ctx: int, periods: Mapping[str, int | None
             f"train.warmup_tokens: {train.warmup_tokens} are no more than the first batch of {first}, so the rate is "
             "at its peak at once; give some hundred batches"
         )
+
+
+def of_periods(periods: Mapping[str, int | None], tokens: int) -> Iterator[str]:
+    """Of what comes every so many tokens and at the end, by key, in a run that ends after `tokens`."""
     for key, every in periods.items():
-        if every is not None and every > train.tokens:
-            yield f"{key}: {every} lies behind train.tokens {train.tokens}, so it never comes; lower it or leave it out"
+        if every is not None and every > tokens:
+            yield f"{key}: {every} is more than the {tokens} tokens of the run, so it comes at the end alone; lower it"
 
 
-def of_saving(config: CheckpointConfig) -> Iterator[str]:
-    """Of a run that a failure brings back to its beginning."""
-    if config.every is None and config.every_tokens is None:
-        yield "checkpoint: saves at the end alone, and a failure before loses all; give every or every_tokens"
+def of_saving(config: CheckpointConfig, tokens: int) -> Iterator[str]:
+    """Of a run, that ends after `tokens`, which a failure brings back to its beginning, or keeps less than is asked."""
+    if config.every is None and (config.every_tokens is None or config.every_tokens > tokens):
+        yield "checkpoint: saves at the end alone, and a failure before loses all; give every, or fewer every_tokens"
+    if (kept := config.keep.every_tokens) is not None and kept > tokens:
+        yield f"checkpoint.keep.every_tokens: {kept} is more than the {tokens} tokens of the run, so it keeps none"
+
+
+def of_nodes(parallel: ParallelConfig, zero: ZeroConfig, of_node: int) -> Iterator[str]:
+    """Of processes that should be neighbours, where each node has `of_node` of them."""
+    sharing = {"parallel": parallel.sharing, "zero.hpz_partition_size": zero.hpz_partition_size or 1}
+    for key, size in sharing.items():
+        if of_node % size:
+            yield (
+                f"{key}: {size} processes share, and a machine has {of_node}: some of them exchange over the network, "
+                "which is slow"
+            )
 
 
 def of_partition(held: Sequence[Share]) -> Iterator[str]:
@@ -84,14 +104,17 @@ def of_partition(held: Sequence[Share]) -> Iterator[str]:
         )
 
 
-def of_data(stream: Stream, rows: Iterable[Row], last: int) -> Iterator[str]:
-    """Of a run that reads up to the position `last`; `rows` are its table."""
+def of_data(stream: Stream, rows: Iterable[Row], last: int, wanted: int) -> Iterator[str]:
+    """Of a run that reads up to the position `last`, and would up to `wanted` if it could; `rows` are its table."""
     end, n_ctx = stream.schedule.end, stream.n_ctx
-    if end is not None and stream.schedule.stops and end.position < last:  # any other end is an error
+    if end is not None and last < wanted:
         yield (
-            f"data: the run ends after {end.position * n_ctx:,} tokens, {100 * end.position / last:.0f}% of "
-            f"train.tokens: {end.reason}; give another mixture, more epochs or fewer tokens"
+            f"data: the run ends after {last * n_ctx:,} tokens, {100 * last / wanted:.0f}% of train.tokens: "
+            f"{end.reason}; give another mixture, more epochs or fewer tokens"
         )
+    for phase, after in pairwise(stream.schedule.phases):
+        if phase.until is not None and phase.until >= last:
+            yield f"{after.key}: begins at {phase.until * n_ctx:,} tokens, behind the end of the run; leave it out"
     for row in rows:
         if row.phase is None and row.epochs is not None and row.epochs > EPOCHS:
             yield (

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.config import ModelConfig
+from planning.zero_defaults import PERSISTENT, or_default
 from training.config import TrainConfig
 from training.parallel_config import Place
 from training.zero_config import ZeroConfig
@@ -153,7 +154,7 @@ def _parameters_sharded(groups: Groups, rank: int, replicas: int, zero: ZeroConf
     """Stage 3."""
     sizes = np.concatenate(list(groups))
     parts = -(-sizes // replicas)
-    held, threshold = int(parts.sum()), _persistence_threshold(zero)
+    held, threshold = int(parts.sum()), or_default(zero.persistence_threshold, PERSISTENT)
     own = np.clip(sizes - rank * parts, 0, parts)
     return Share(
         parameters=held,
@@ -185,8 +186,3 @@ def _touched(group: npt.NDArray[np.int64], rank: int, part: int) -> int:
     """Numbers of the parameters that lie in a rank's part, wholly or not."""
     stop = np.cumsum(group)
     return int(group[(stop > rank * part) & (stop - group < (rank + 1) * part)].sum())
-
-
-def _persistence_threshold(zero: ZeroConfig) -> int:
-    """DeepSpeed's default where none is given; the field says so."""
-    return 100_000 if zero.persistence_threshold is None else zero.persistence_threshold

@@ -33,10 +33,20 @@ def sequences_after(config: TrainConfig, n_ctx: int, done: int, steps: int) -> i
     return done + steps * (config.batch_tokens // n_ctx)
 
 
-def sequences_at_end(config: TrainConfig, n_ctx: int, done: int = 0) -> int:
-    """How many sequences a run that goes on behind the first `done` has consumed when it ends with a whole batch."""
+def batches_left(config: TrainConfig, n_ctx: int, done: int = 0) -> Iterator[tuple[int, int]]:
+    """The sizes of the batches of a run after the first `done` sequences, with how many of each follow each other.
+
+    Those of a ramp come one by one, those of full size at once. The last one is whole.
+    """
     ramp_end = 0 if config.ramp is None else config.ramp.over_tokens
     while done * n_ctx < min(config.tokens, ramp_end):
-        done += batch_sequences(config, n_ctx, done)
-    left = max(config.tokens - done * n_ctx, 0)
-    return done + -(-left // config.batch_tokens) * (config.batch_tokens // n_ctx)
+        size = batch_sequences(config, n_ctx, done)
+        yield size, 1
+        done += size
+    if left := max(config.tokens - done * n_ctx, 0):
+        yield config.batch_tokens // n_ctx, -(-left // config.batch_tokens)
+
+
+def sequences_at_end(config: TrainConfig, n_ctx: int, done: int = 0) -> int:
+    """How many sequences a run that goes on behind the first `done` has consumed when it ends with a whole batch."""
+    return done + sum(size * times for size, times in batches_left(config, n_ctx, done))

@@ -90,16 +90,16 @@ def check_machines(zero: ZeroConfig) -> None:
     for name in ("quantized_weights", "quantized_gradients"):
         if getattr(zero, name) and not torch.cuda.is_available():
             raise InputError(f"zero.{name}: needs GPUs, which quantise; leave it out on a CPU")
-    check_processes(zero, world)
-    if zero.quantized_gradients and (world % torch.cuda.device_count() or world == torch.cuda.device_count()):
+    check_processes(zero, world, torch.cuda.device_count())
+
+
+def check_processes(zero: ZeroConfig, world: int, of_node: int) -> None:
+    """Raises InputError for what so many processes cannot share out, `of_node` of them to a node; 0 is not known."""
+    if zero.quantized_gradients and of_node and (world % of_node or world == of_node):
         raise InputError(
             f"zero.quantized_gradients: needs two or more whole nodes, and there are {world} processes with "
-            f"{torch.cuda.device_count()} GPUs in a node: DeepSpeed would reduce as if it were off; leave it out"
+            f"{of_node} GPUs in a node: DeepSpeed would reduce as if it were off; leave it out"
         )
-
-
-def check_processes(zero: ZeroConfig, world: int) -> None:
-    """Raises InputError for what so many processes cannot share out."""
     size = zero.hpz_partition_size
     if size is not None and (size >= world or world % size):
         raise InputError(

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import sys
 from collections import namedtuple
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytest
 from rich.console import Console
 
 from data_pipeline.errors import InputError
+from data_pipeline.inputs import find, recipe_hash
+from data_pipeline.manifest import Manifest
 from folder import write_folder
 from launcher import track
-from launcher.config import load_run
+from launcher.config import load_recipe, load_run
 from launcher.dry_run import DryRun, dry_run
 from launcher.dry_run_tables import tables
 from launcher.inspect import batch_of
@@ -24,6 +27,7 @@ from training.checkpoint import CheckpointManifest, complete, latest
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SAVING = "checkpoint.every_tokens=400"
+QUANTIZED = ["zero={stage: 3, quantized_gradients: true}"]
 
 
 @pytest.fixture(scope="module")
@@ -103,19 +107,28 @@ WARNINGS = [
     (
         5,
         ["validation.every_tokens=2k"],
-        "validation.every_tokens: 2000 lies behind train.tokens 1600, so it never comes",
+        "validation.every_tokens: 2000 is more than the 1600 tokens of the run, so it comes at the end alone",
     ),
-    (5, ["checkpoint.keep.every_tokens=1M"], "checkpoint.keep.every_tokens: 1000000 lies behind"),
+    (5, ["samples={every_tokens: 1601, prompts: [a]}"], "samples.every_tokens: 1601 is more than the 1600 tokens of"),
+    (5, ["checkpoint.keep.every_tokens=1M"], "checkpoint.keep.every_tokens: 1000000 is more than the 1600 tokens of"),
+    (5, ["checkpoint.every_tokens=1601"], "checkpoint: saves at the end alone"),
+    (
+        5,
+        ["data.mixture=null", "data.phases=[{until_tokens: 1600, weights: {a: 1}}, {weights: {b: 1}}]"],
+        "data.phases.1: begins at 1,600 tokens, behind the end of the run",
+    ),
+    (8, QUANTIZED, "zero.quantized_gradients: needs two or more whole nodes; say"),
     (5, ["profile.from=21"], "profile.from: 21 lies behind the last of 20 steps"),
     (5, ["model.attention=alternating", "model.band=16"], "model.band: 16 is not below model.n_ctx 16"),
     (5, ["checkpoint.every_tokens=null"], "checkpoint: saves at the end alone"),
     (5000, [], "zero: 23% of what 5000 processes keep for the optimizer is padding"),
-    (5, ["train.tokens=40k"], "data: source c is read 8.1 times, and what comes more than about 4 times teaches less"),
+    (17, ["train.batch_tokens=512", "train.tokens=5120"], "train.batch_tokens: 6% of every step is wasted on filler"),
+    (5, ["train.tokens=21k"], "data: source c is read 4.2 times, and what comes more than about 4 times teaches less"),
     (5, ["data.path=short", "train.tokens=800"], "data: 22% of the tokens of source a are in no sequence"),
     (
         5,
         ["data.exhausted=stop", "data.max_epochs={c: 0.1}"],
-        "data: the run ends after 576 tokens, 36% of train.tokens",
+        "data: the run ends after 560 tokens, 35% of train.tokens: c reached its max_epochs",
     ),
     (5, ["data.path=nowhere"], "nowhere is not there: neither mixture nor epochs nor vocabulary are checked"),
     (5, ["data.path=null", f"data.prepare={CONFIGS}/data/sample.yaml"], "data.prepare: prepared/sample is not there"),
@@ -136,9 +149,114 @@ def test_what_would_be_wasted_is_a_warning(
     assert not found.errors and json.dumps(found.as_json())
 
 
-def test_a_run_that_is_as_it_should_be_has_none(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = gone_through(run, 5, monkeypatch=monkeypatch)
+AS_IT_SHOULD_BE = [
+    (5, []),
+    (5, ["samples={every_tokens: 1600, prompts: [a]}", "checkpoint.keep.every_tokens=1600", "profile.from=20"]),
+    (22, ["train.batch_tokens=672", "train.tokens=6720"]),  # 4.5 % filler
+    (5, ["train.tokens=19k"]),  # 3.8 epochs of c
+]
+
+
+@pytest.mark.parametrize(("gpus", "assignments"), AS_IT_SHOULD_BE)
+def test_a_run_that_is_as_it_should_be_has_none(
+    run: Path, gpus: int, assignments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = gone_through(run, gpus, *assignments, monkeypatch=monkeypatch)
     assert (found.errors, found.warnings) == ([], [])
+
+
+def test_a_source_that_is_read_too_often_is_told_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    phases = "data.phases=[{until_tokens: 2400, weights: {c: 1}}, {weights: {a: 1}}]"
+    found = gone_through(run, 5, "data.mixture=null", phases, "train.tokens=3200", monkeypatch=monkeypatch)
+    assert len(found.warnings) == 1 and "data: source c is read 4.8 times" in found.warnings[0]
+
+
+def test_text_that_is_read_as_a_stream_has_no_windows_and_no_rollback(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run.parent / "texts.jsonl").write_text('{"text": "as long as it goes on"}\n' * 9)
+    texts = f"data.sources={{t: {{kind: text, paths: [{run.parent / 'texts.jsonl'}]}}}}"
+    keys = [texts, "data.mixture={a: 0, b: 0, c: 0, t: 1}", "spikes.outlier=rollback"]
+    found = gone_through(run, 5, *keys, monkeypatch=monkeypatch)
+    assert len(found.errors) == 1 and found.errors[0].startswith("spikes: rollback leaves out places")
+    assert found.mixture is not None and [(row.source, row.epochs) for row in found.mixture] == [("t", None)]
+    assert found.last_batch is not None and {(each.epoch, each.window) for each in found.last_batch} == {(None, None)}
+
+
+def test_a_run_that_ends_with_its_data_is_counted_up_to_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The 4th sequence of c, of which 3 may be read, is the 37th of all and belongs to the 8th batch."""
+    ends = ["data.exhausted=stop", "data.max_epochs={c: 0.1}", "validation.every_tokens=1k"]
+    found = gone_through(run, 5, *ends, "checkpoint.every_tokens=80", monkeypatch=monkeypatch)
+    assert found.batches is not None and (found.batches.steps, found.batches.end) == (7, 35)
+    assert found.checkpoints is not None and found.checkpoints.written == 7
+    assert found.mixture is not None and sum(row.windows for row in found.mixture) == 35
+    assert found.last_batch is not None and [each.position for each in found.last_batch] == list(range(30, 35))
+    assert "validation.every_tokens: 1000 is more than the 560 tokens of the run" in " ".join(found.warnings)
+    whole = gone_through(run, 4, *ends, "train.batch_tokens=64", monkeypatch=monkeypatch)
+    assert whole.batches is not None and (whole.batches.steps, whole.batches.end) == (9, 36)
+
+
+def test_data_that_end_before_the_first_batch_are_an_error(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = gone_through(run, 5, "data.exhausted=stop", "data.max_epochs={a: 0.001}", monkeypatch=monkeypatch)
+    assert len(found.errors) == 1 and "data: the order of data ends after" in found.errors[0]
+    assert found.batches is not None and (found.batches.steps, found.first_batch) == (0, None)
+    assert json.dumps(found.as_json())
+
+
+@pytest.mark.parametrize(
+    ("of_node", "assignments", "said"),
+    [
+        (4, ["parallel.tensor=2"], None),
+        (2, ["parallel.sequence=4", "model.n_head=4"], "parallel: 4 processes share, and a machine has 2"),
+        (4, ["zero={stage: 3, hpz_partition_size: 8}"], "zero.hpz_partition_size: 8 processes share, and a machine"),
+        (16, QUANTIZED, "zero.quantized_gradients: needs two or more whole nodes, and there are 16 processes"),
+        (6, QUANTIZED, "zero.quantized_gradients: needs two or more whole nodes, and there are 16 processes"),
+        (4, QUANTIZED, None),
+    ],
+)
+def test_nodes_of_a_site_are_taken_into_account(
+    run: Path, of_node: int, assignments: list[str], said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run.parent)
+    even = ["train.batch_tokens=256", "train.tokens=2560"]
+    found = dry_run(load_run(run, [SAVING, *even, *assignments]), 16, of_node)
+    told = [*found.errors, *found.warnings]
+    assert told == [] if said is None else len(told) == 1 and told[0].startswith(said), told
+
+
+def test_files_that_a_run_would_miss_late_are_an_error(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(run.parent / "prepared", run.parent / "torn")
+    tokens = run.parent / "torn" / "a" / "train" / "00001.tokens"
+    os.truncate(tokens, 100)
+    (run.parent / "torn" / "b" / "validation" / "00000.crc").unlink()
+    found = gone_through(run, 5, "data.path=torn", monkeypatch=monkeypatch)
+    assert found.errors == [
+        f"data: 1 of 8 files that the run reads are missing or of another size, such as {tokens}; restore them: "
+        f"`thalweg verify {run.parent / 'torn'}` names all"
+    ]
+    validated = gone_through(run, 5, "data.path=torn", "validation.every_tokens=800", monkeypatch=monkeypatch)
+    assert validated.errors[0].startswith("data: 2 of 14 files")
+
+
+def test_data_of_another_recipe_are_an_error(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, rows = run.parent / "made", run.parent / "rows.jsonl"
+    shutil.copytree(run.parent / "prepared", folder)
+    rows.write_text('{"text": "a"}')
+    source = {"kind": "jsonl", "paths": [str(rows)]}
+    tree = {"tokenizer": {"train": {"vocab_size": 257}}, "sources": dict.fromkeys("abc", source)}
+    (recipe := run.parent / "recipe.yaml").write_text(json.dumps(tree))
+    keys = ["data.path=made", "data.prepare=recipe.yaml"]
+    other = gone_through(run, 5, *keys, monkeypatch=monkeypatch)
+    assert len(other.errors) == 1 and other.errors[0].startswith(f"{folder}: was prepared by another recipe")
+    loaded = load_recipe(recipe)
+    manifest = Manifest.load(folder)[0]
+    manifest.recipe_hash = recipe_hash(loaded, find(loaded, folder / ".work"))
+    manifest.save(folder)
+    same = gone_through(run, 5, *keys, monkeypatch=monkeypatch)
+    assert (same.errors, same.warnings) == ([], [])
+    rows.unlink()
+    gone = gone_through(run, 5, *keys, monkeypatch=monkeypatch)
+    assert gone.errors == [] and "its recipe cannot be compared (sources.a.paths:" in gone.warnings[0]
 
 
 Disk = namedtuple("Disk", "f_bavail f_frsize f_files f_favail")
@@ -148,6 +266,7 @@ Disk = namedtuple("Disk", "f_bavail f_frsize f_files f_favail")
     ("disk", "said"),
     [
         (Disk(100, 4096, 1000, 1000), ["up to 1.84 MB at a time (4 of 459 kB), and the disk of"]),
+        (Disk(449, 4096, 1000, 1000), []),
         (Disk(10**6, 4096, 1000, 71), ["up to 72 files and folders at a time (4 of 18), and the disk of"]),
         (Disk(10**6, 4096, 1000, 72), []),
         (Disk(10**6, 4096, 0, 0), []),
@@ -163,10 +282,24 @@ def test_a_disk_without_room_for_the_checkpoints_is_a_warning(
         assert warning.startswith("run_dir: the checkpoints") and each in warning
 
 
+def test_checkpoints_that_are_there_need_no_more_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints.os, "statvfs", lambda _: Disk(1, 100, 20, 10))
+    held = checkpoints.Checkpoints(bytes=100, files=10, written=None, most=3, most_bytes=300)
+    assert list(checkpoints.room(tmp_path, held, there=2)) == []
+    assert len(list(checkpoints.room(tmp_path, held, there=1))) == 2
+
+
 def test_a_folder_that_cannot_be_written_is_a_warning(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints.os, "access", lambda path, _: path != run.parent)
-    found = gone_through(run, 5, monkeypatch=monkeypatch)
-    assert found.warnings == [f"run_dir: runs/t cannot be made, {run.parent} is not to be written; name another folder"]
+    (run.parent / "file").touch()
+    monkeypatch.setattr(checkpoints.os, "access", lambda path, mode: path != run.parent or not mode & os.W_OK)
+    keys = ["zero={stage: 3, offload_optimizer: nvme, nvme_path: file/nvme}", "checkpoint.copy_to=prepared/copies"]
+    found = gone_through(run, 5, *keys, monkeypatch=monkeypatch)
+    assert found.warnings == [
+        f"{key}: {folder} cannot be made or written here: {there} is closed or no folder; name another one"
+        for key, folder, there in (
+            ("run_dir", "runs/t", run.parent), ("zero.nvme_path", run.parent / "file/nvme", run.parent / "file"),
+        )
+    ]  # fmt: skip
 
 
 def test_heads_that_do_not_divide_are_refused_with_the_file(run: Path) -> None:
@@ -189,8 +322,27 @@ def test_tables_tell_all_parts(run: Path, monkeypatch: pytest.MonkeyPatch) -> No
         "the whole run: a",
         "first batch, 5 sequences",
         "checkpoints: 4,",
+        f"{2 * sum(each.parameters for each in found.held or ()):,}",
     ):
         assert said in text
+    told = found.as_json()
+    assert told["layout"] == {"data": 5, "sequence": 1, "tensor": 2}
+    assert told["ranks"][8] == told["ranks"][9] != told["ranks"][7] == told["ranks"][6]
+
+
+@pytest.mark.parametrize(
+    ("stage", "precision", "where"),
+    [(1, "fp32", ""), (2, "bf16", ""), (2, "fp32", ", on cpu"), (3, "bf16", ", on cpu")],
+)
+def test_a_table_says_which_gradients_are_offloaded(
+    run: Path, stage: int, precision: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an optimizer on the CPU, DeepSpeed 0.19 accumulates on the device at stage 1, and at stage 2 in bf16."""
+    layout = [f"zero={{stage: {stage}, offload_optimizer: cpu}}", f"train.precision={precision}"]
+    held, *_ = (
+        each for each in tables(gone_through(run, 5, *layout, monkeypatch=monkeypatch)) if not isinstance(each, str)
+    )
+    assert f"gradients, fp32{where}" in list(held.columns[0].cells)
 
 
 @pytest.fixture(scope="module")
@@ -234,10 +386,17 @@ def test_a_run_that_was_begun_is_gone_through_from_where_it_stands(
     assert newest is not None and found.goes_on_from == newest.relative_to(run.parent)
     assert found.batches is not None and (found.batches.begin, found.batches.steps) == (102, 10)
     assert found.first_batch is not None and found.first_batch[0].position == 102
+    assert found.last_batch is not None and [each.position for each in found.last_batch] == list(range(147, 152))
     assert found.checkpoints is not None and not found.warnings
     assert (found.checkpoints.written, found.checkpoints.most) == (2, 2 + len(complete(trained[1] / "checkpoints")))
     other = gone_through(run, 5, ramp, "seed=5", monkeypatch=monkeypatch)
     assert len(other.errors) == 1 and "is of another run: seed (1234, now 5" in other.errors[0]
+    begun = gone_through(run, 5, ramp, keep, "train.init_from=nowhere", monkeypatch=monkeypatch)
+    assert begun.errors == []  # `train` begins from nothing any more
+    shutil.copytree(newest, run.parent / "runs" / "u" / "checkpoints" / newest.name)
+    (run.parent / "runs" / "u" / "checkpoints" / newest.name / "state.json").write_text("{}")
+    torn = gone_through(run, 5, ramp, "name=u", monkeypatch=monkeypatch)
+    assert len(torn.errors) == 1 and "state.json: has 2 bytes" in torn.errors[0]
     done = gone_through(run, 5, ramp, monkeypatch=monkeypatch)
     assert done.batches is not None and (done.batches.steps, done.first_batch, done.errors) == (0, None, [])
 

@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -58,7 +58,7 @@ def read(case: dict[str, Any]) -> dict[str, Any]:
     zero, engine = built(case)
     parameters, optimizer = list(engine.network.parameters()), engine._engine.optimizer
     tokens = torch.ones(1, engine.network.config.n_ctx, dtype=torch.int64)
-    held: dict[str, Any] = {}
+    held = {}
     for last in (False, True):
         engine.backward(engine(tokens, tokens)[0], last)
         if last == (zero.stage != 1):  # whose gradients the last one cuts
@@ -69,16 +69,19 @@ def read(case: dict[str, Any]) -> dict[str, Any]:
     on_host = zero.offload_optimizer != "none"
     held["stepped_gradients"] = memory(each.grad for each in stepped if on_host)
     engine.step(lambda norm: True)
-    base = optimizer.optimizer if zero.stage else optimizer
-    moments = memory(each["exp_avg"] for each in base.state.values())
-    assert moments == memory(stepped) or not engine.stepped
+    weights, base = memory(stepped), optimizer.optimizer if zero.stage else optimizer
+    for moment in ("exp_avg", "exp_avg_sq"):
+        assert memory(each[moment] for each in base.state.values()) == weights or not engine.stepped
     used = [each.ds_tensor for each in parameters] if zero.stage == 3 else parameters
     assert bool(places(used) & places(stepped)) == (zero.stage == 0)
-    return held | {
-        "parameters": memory(used),
-        "optimizer": memory(stepped),
-        "padding": memory(stepped) - sum(each.numel for each in engine._fragments),
-        "persistent": sum(each.ds_numel for each in getattr(optimizer, "persistent_parameters", ())),
+    held["parameters"] = memory(used)
+    held["optimizer"] = weights.numbers, weights.bytes * (3 if zero.stage else 2)  # at stage 0 parameters are weights
+    small = getattr(optimizer, "persistent_parameters", ())
+    held["persistent"] = sum(each.ds_numel for each in small), sum(each.ds_numel * each.itemsize for each in small)
+    return {
+        **{name: numbers for name, (numbers, _) in held.items()},
+        "padding": weights.numbers - sum(each.numel for each in engine._fragments),
+        "bytes": {name: taken for name, (_, taken) in held.items()},
         "kind": type(optimizer).__name__,
     }
 
@@ -132,10 +135,18 @@ def homes(optimizer: Any, parameters: Sequence[nn.Parameter], stage: int) -> Seq
     return parameters
 
 
-def memory(tensors: Iterable[Tensor | None]) -> int:
-    """How many numbers lie below tensors, of memory that several share once."""
+class Memory(NamedTuple):
+    """What lies below tensors."""
+
+    numbers: int
+    bytes: int
+
+
+def memory(tensors: Iterable[Tensor | None]) -> Memory:
+    """Of memory that several share once."""
     below = {each.untyped_storage().data_ptr(): each for each in tensors if each is not None and each.numel()}
-    return sum(each.untyped_storage().nbytes() // each.element_size() for each in below.values())
+    sizes = [(each.untyped_storage().nbytes(), each.element_size()) for each in below.values()]
+    return Memory(sum(taken // each for taken, each in sizes), sum(taken for taken, _ in sizes))
 
 
 def places(tensors: Iterable[Tensor]) -> set[int]:

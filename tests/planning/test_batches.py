@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline.deal import Deal
-from planning.batches import count, table
+from planning.batches import count, passes, table
 from planning.checkpoints import checkpoints, readable
 from training.batch_ramp import batches
 from training.config import CheckpointConfig, RampConfig, TrainConfig
@@ -46,6 +46,21 @@ def test_all_batches_are_counted(train: TrainConfig, groups: int, steps_done: in
     assert (counted.too_small, counted.tokens_too_small) == (len(small), N_CTX * sum(small))
     computed = sum(Deal(each, groups, 1).slots * groups for each in stepped)
     assert counted.filler == pytest.approx(1 - sum(stepped) / computed if stepped else 0)
+
+
+@given(trains(), st.integers(0, 3), st.integers(0, 2000), st.integers(1, 900))
+def test_batches_end_where_the_data_do(train: TrainConfig, steps_done: int, there: int, every: int) -> None:
+    """As Run.finished asks before each step, and Checkpointer behind it."""
+    begin = end = sum(sizes(train, 0)[:steps_done])
+    made, saved, due = list[int](), 0, True
+    for size in sizes(train, begin):
+        if end + size > begin + there:
+            break
+        due = (end + size) * N_CTX // every > end * N_CTX // every
+        made, end, saved = [*made, size], end + size, saved + due
+    counted = count(train, N_CTX, 3, begin, there)
+    assert (counted.steps, counted.end, counted.last) == (len(made), end, made[-1] if made else 0)
+    assert passes(train, N_CTX, counted, every) == saved + (not due)
 
 
 def test_a_table_tells_rate_and_deal_where_something_changes() -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from model.config import ModelConfig
 from model.counts import count_parameters
-from planning.partition import imbalance, parameter_groups, share, shares
+from planning.partition import imbalance, parameter_groups, share, shares, state_bytes
 from training.config import TrainConfig
 from training.parallel_config import ParallelConfig
 from training.zero_config import ZeroConfig
@@ -77,7 +77,8 @@ def counted(case: dict[str, Any]) -> dict[str, Any]:
     place = ParallelConfig(**case["parallel"]).place(case["rank"], case["world"])
     groups = parameter_groups(ModelConfig(**case["model"]), TrainConfig(**case["train"]), place)
     rank, zero = case["rank"] // place.tensor, ZeroConfig(**case["zero"])
-    return asdict(share(groups, rank, place.replicas, zero, case["precision"]))
+    held = share(groups, rank, place.replicas, zero, case["precision"])
+    return asdict(held) | {"bytes": state_bytes(held, zero.stage, case["precision"])}
 
 
 def assert_counted(engines: Engines, cases: list[dict[str, Any]]) -> list[str]:
