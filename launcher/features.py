@@ -4,6 +4,8 @@ from rich.console import Console
 
 from launcher.config import RunConfig
 from launcher.track import shown
+from planning.layout import Device, Layout
+from planning.memory import memory
 from training.attention_logits import AttentionLogits
 from training.callback import Callback
 from training.checkpoint import Describing
@@ -15,7 +17,7 @@ from training.layer_norms import LayerNorms
 from training.metrics import Metrics
 from training.noise_scale import NoiseScale
 from training.profiler import Profiler
-from training.run_folder import RunFolder
+from training.run import Run
 from training.samples import Samples
 from training.spikes import Spikes
 from training.stopping import Stopping
@@ -24,8 +26,9 @@ from training.trackers import Trackers
 from training.validation import Validation
 
 
-def features(config: RunConfig, describing: Describing, folder: RunFolder, rank: int) -> list[Callback]:
+def features(config: RunConfig, describing: Describing, run: Run) -> list[Callback]:
     """What says why a run ends or may refuse a step first, what adds to a line of metrics before it, saving last."""
+    rank, folder = run.engine.rank, run.folder
     console = ConsoleReport(Console(stderr=True, quiet=rank > 0))
     trackers = Trackers(config.metrics, config.name, shown(config))
     checkpointer = Checkpointer(config.checkpoint, describing)
@@ -37,7 +40,7 @@ def features(config: RunConfig, describing: Describing, folder: RunFolder, rank:
         NoiseScale(config.noise_scale, config.metrics),
         LayerNorms(config.layers),
         AttentionLogits(config.layers),
-        Metrics(config.metrics, [folder.metrics, console.show, trackers.record]),
+        Metrics(config.metrics, [folder.metrics, console.show, trackers.record], _planned_memory_gb(config, run)),
         console,
         trackers,
         Samples(config.samples),
@@ -46,3 +49,11 @@ def features(config: RunConfig, describing: Describing, folder: RunFolder, rank:
         Profiler(config.profile),
         Garbage(),
     ]
+
+
+def _planned_memory_gb(config: RunConfig, run: Run) -> float:
+    """What the planner says of the peak that is measured: of tensors on a GPU, of the whole process on a CPU."""
+    device: Device = "cuda" if run.engine.device.type == "cuda" else "cpu"
+    layout = Layout.of(config.train, config.zero, config.parallel, run.engine.world_size, device)
+    planned = memory(config.model, config.train, layout)
+    return (planned.tensors if device == "cuda" else planned.device + planned.host) / 1e9

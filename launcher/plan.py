@@ -120,6 +120,7 @@ def _figures(each: Plan, hardware: Hardware, price: float | None) -> dict[str, A
         "kilowatt_hours": each.kilowatt_hours(hardware),
         "cost": None if price is None else price * each.device_hours,
         "checkpoint_bytes": each.checkpoint_bytes,
+        "checkpoint_seconds": each.checkpoint_seconds,
     }
 
 
@@ -190,5 +191,6 @@ def _time_table(each: Plan, hardware: Hardware) -> Table:
         beside = "beside computing" if one.overlaps else "alone"
         where = "in a node" if one.inside else "between nodes"
         table.add_row(f"{one.kind}, {one.ranks} ranks {where}, {beside}", "", f"{one.sent / _GB:.1f}", f"{one.calls:,}")
-    table.add_row("checkpoint", "", f"{each.checkpoint_bytes / _GB:.1f}", "")
+    writing = f"{each.checkpoint_seconds:.1f}"
+    table.add_row("a checkpoint, written beside", writing, f"{each.checkpoint_bytes / _GB:.1f}", "")
     return table

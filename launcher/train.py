@@ -231,7 +231,7 @@ def _carry_out(config: RunConfig, resume: str, folder: Path | None, run: "Run", 
             came_from = {"checkpoint": folder.name} if folder else {}
             run.note_beginning("resume" if folder else "start", **came_from, **_job_step())
             run.phase.enter("starting the loop")
-            train(run, [*features(config, describing, run.folder, rank), *watching])
+            train(run, [*features(config, describing, run), *watching])
             if run.ended_by is None:
                 seen = run.ledger.statement(run.progress.stream)
                 run.folder.event("end", run.progress.step, run.tokens, seen=seen, data_hash=run.ledger.data_hash)

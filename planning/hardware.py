@@ -21,10 +21,10 @@ class Peaks(Section):
 
 
 class Link(Section):
-    """What a device sends over, and receives over at the same time."""
+    """What a device sends over, and receives over at the same time; of storage a node."""
 
     name: str
-    bandwidth: float = Field(gt=0, description="Bytes per second of one device in one direction.")
+    bandwidth: float = Field(gt=0, description="Bytes per second in one direction.")
 
 
 class Hardware(Section):
@@ -42,6 +42,7 @@ class Hardware(Section):
     between: Link = Field(description="Between nodes, for each device.")
     host: Link = Field(description="Between a device and the memory of its host.")
     host_memory: float = Field(gt=0, description="Bytes of memory of a node's host.")
+    storage: Link = Field(description="To where checkpoints are written, of each node while all of them write.")
     watts: float = Field(gt=0, description="Of one device with its share of the node, when it is busy.")
 
 

@@ -3,17 +3,15 @@
 from dataclasses import dataclass
 
 from model.config import ModelConfig
-from model.counts import count_parameters, training_flops_per_token
+from model.counts import training_flops_per_token
+from planning.checkpoints import BYTES
 from planning.hardware import Hardware
-from planning.layout import Layout
+from planning.layout import Layout, parameters_of_rank
 from planning.memory import Memory, memory
 from planning.step_time import CONSTANTS, Constants, StepTime, step_time
 from planning.traffic import Collective, traffic
 from training.batch_ramp import batch_sequences
 from training.config import TrainConfig
-
-CHECKPOINT_BYTES = 12
-"""Of a number: its fp32 weight and two moments (docs/runs.md)."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,8 @@ class Plan:
     run_seconds: float
     """Of the whole run, the ramp included; without validation, saving and failures."""
     checkpoint_bytes: float
+    checkpoint_seconds: float
+    """Of writing one, by all nodes together; training waits for a part of it only (docs/runs.md)."""
 
     @property
     def device_hours(self) -> float:
@@ -49,6 +49,7 @@ def plan(
     """Of one layout, whether it fits or not."""
     sequences = train.batch_tokens // model.n_ctx
     time, deal = step_time(model, layout, sequences, hardware, constants), layout.deal(sequences)
+    size = BYTES * parameters_of_rank(model, 1)
     per_second = train.batch_tokens / time.step
     able = layout.devices * (hardware.peak_flops.bf16 if layout.precision == "bf16" else hardware.peak_flops.fp32)
     return Plan(
@@ -61,7 +62,8 @@ def plan(
         per_second,
         per_second * training_flops_per_token(model) / able,
         _run_seconds(model, train, layout, hardware, constants),
-        CHECKPOINT_BYTES * count_parameters(model),
+        size,
+        size / hardware.storage.bandwidth / -(-layout.devices // hardware.devices_per_node),
     )
 
 

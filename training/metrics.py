@@ -20,8 +20,10 @@ Sink = Callable[[dict[str, Any]], None]
 class Metrics(Callback):
     """Settles the ledger and makes a line of it; every rank takes part, rank 0's sinks receive it."""
 
-    def __init__(self, config: MetricsConfig, sinks: Sequence[Sink]) -> None:
+    def __init__(self, config: MetricsConfig, sinks: Sequence[Sink], planned_memory_gb: float) -> None:
+        """`planned_memory_gb` is what the planner says of `memory_gb` in a step with the full batch."""
         self._config, self._every, self._sinks = config, config.every_steps, sinks
+        self._planned = {"planned_memory_gb": planned_memory_gb}
 
     def on_start(self, run: Run) -> None:
         self._begin_line(run)
@@ -65,6 +67,7 @@ class Metrics(Callback):
             "tokens_per_second": (run.tokens - self._tokens) / seconds,
             **self._utilisation.take(run, seconds),
             **dict(zip(own, most, strict=False)),
+            **self._planned,
             "data_read_seconds_by_source": dict(zip(run.stream.names, most[len(own) :], strict=True)),
             **run.fields,
             "data_hash": run.ledger.data_hash,

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from launcher.config import load_run
-from processes import thalweg
+from processes import metrics, thalweg, write_run
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -37,6 +37,38 @@ def test_the_175b_on_1024(gpu: str, tmp_path: Path) -> None:
     assert after.train.model_dump(exclude=kept) == before.train.model_dump(exclude=kept)
     assert (after.model, after.data, after.checkpoint) == (before.model, before.data, before.checkpoint)
     assert "laid out by" in write.read_text().splitlines()[0] and yaml.safe_load(write.read_text())
+
+
+@pytest.mark.parametrize(
+    ("assignments", "lost"),
+    [
+        (["train.compile=true", "zero.stage=2"], ""),
+        (["zero={stage: 3, hpz_partition_size: 8, quantized_weights: true, prefetch_bucket: 10M}"], ""),
+        (["zero={stage: 3, offload_optimizer: nvme, nvme_path: /local, sub_group_size: 10M}"], "nvme_path"),
+        (["zero={stage: 2, overlap: true, reduce_bucket: 50M, allgather_bucket: 50M}"], "allgather_bucket"),
+    ],
+)
+def test_what_is_written_goes_with_all_that_a_run_asks_for(assignments: list[str], lost: str, tmp_path: Path) -> None:
+    write, run = tmp_path / "out.yaml", CONFIGS / "gpt3-13b.yaml"
+    asked = ("plan", run, "--gpus", "64", "--gpu", "a100-40", "--json", "--write", write, *assignments)
+    best = json.loads(thalweg(*asked, cwd=tmp_path)[0])["recommended"]
+    before, after = load_run(run, assignments), load_run(write)  # which refuses what does not go together
+    assert after.train.compile == before.train.compile and after.zero.stage == best["layout"]["zero"]["stage"]
+    kept = after.zero.model_dump(exclude_defaults=True)
+    gone = [name for name in before.zero.model_dump(exclude_defaults=True) if name not in kept and name != "stage"]
+    said = write.read_text().splitlines()[1]
+    assert (lost in gone or not lost) and all(f"zero.{name}" in said for name in gone)
+    assert said.startswith("# Left out") == bool(gone)
+
+
+@pytest.mark.slow
+def test_a_run_has_the_plan_of_its_memory_beside_the_peak(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    thalweg("train", run, "train.tokens=160", cwd=tmp_path)
+    told = json.loads(thalweg("plan", run, "--gpus", "1", "--gpu", "cpu", "--json", cwd=tmp_path)[0])
+    planned = told["as_configured"]["memory"]["device"] / 1e9
+    for line in metrics(tmp_path / "runs" / "t"):
+        assert line["planned_memory_gb"] == pytest.approx(planned) and line["memory_gb"] > 0
 
 
 def test_tables_for_people(tmp_path: Path) -> None:
