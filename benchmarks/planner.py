@@ -108,6 +108,18 @@ def summary(errors: Sequence[float]) -> str:
     return f"median {statistics.median(sizes):.1%}, worst {max(sizes):.1%}"
 
 
+def short(runs: Sequence[Run]) -> list[str]:
+    """The table of docs/planning.md: a row for each network and device, the errors by numbers of devices."""
+    rows: dict[str, list[str]] = {}
+    for each in runs:
+        network, devices, _ = each.name.split(", ", 2)
+        count, device = devices.split(" x ")
+        row = rows.setdefault(f"{each.system} | {network} | {device}", [])
+        row.append(f"{count}: {each.error(CONSTANTS):+.1%}")
+    head = ["| system | network | devices | number of devices: error |", "| --- | --- | --- | --- |"]
+    return [*head, *(f"| {row} | {', '.join(errors)} |" for row, errors in rows.items())]
+
+
 def report(runs: list[Run], fit: bool) -> list[str]:
     """Lines of Markdown."""
     lines = ["| run | published, s | planned, s | error |", "| --- | ---: | ---: | ---: |"]
