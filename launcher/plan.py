@@ -17,6 +17,7 @@ from planning.layout import Layout
 from planning.memory import Memory, fits
 from planning.plan import Plan, plan
 from planning.search import Found, search
+from planning.variants import variants
 
 SHOWN = 5
 """Layouts that fit which are shown in words, the recommended one among them."""
@@ -40,10 +41,16 @@ def plan_run(
 
     found = search(config.model, config.train, config.zero, devices, hardware, share, allowed)
     asked = _as_configured(config, devices, hardware)
+    varied: list[Plan] = []
+    if (base := asked or next(iter(found.fitting), None)) is not None:
+        others = variants(config.model, base.layout, config.sequences, allowed)
+        varied = [base, *(plan(config.model, config.train, each, hardware) for each in others)]
     if as_json:
-        print(json.dumps(_told(found, asked, hardware, price, share)))
+        told = _told(found, asked, hardware, price, share)
+        told["varied"] = [_figures(each, hardware, price) | {"fits": _fits(each, hardware, share)} for each in varied]
+        print(json.dumps(told))
     else:
-        _print(found, asked, hardware, price, share)
+        _print(found, asked, varied, hardware, price, share)
     if write is not None:
         if not found.fitting:
             raise InputError(f"--write {write}: no layout fits; nothing is written")
@@ -149,7 +156,9 @@ def reasons(found: Found, hardware: Hardware, share: float) -> list[str]:
     return said
 
 
-def _print(found: Found, asked: Plan | None, hardware: Hardware, price: float | None, share: float) -> None:
+def _print(
+    found: Found, asked: Plan | None, varied: list[Plan], hardware: Hardware, price: float | None, share: float
+) -> None:
     console = Console(width=None if sys.stdout.isatty() else 160)
     for reason in reasons(found, hardware, share):
         console.print(reason, highlight=False)
@@ -157,21 +166,28 @@ def _print(found: Found, asked: Plan | None, hardware: Hardware, price: float | 
     if asked is not None:
         fit = "" if _fits(asked, hardware, share) else ", does not fit"
         plans.append((f"as configured{fit}", asked))
-    console.print(_overview(plans, price))
+    console.print(_overview(plans, hardware, price))
     if plans:
         console.print(_memory_table(plans, hardware))
         console.print(_time_table(plans[0][1], hardware))
+    if varied:
+        console.print(_varied_table(varied, hardware, share))
 
 
-def _overview(plans: list[tuple[str, Plan]], price: float | None) -> Table:
-    table = Table("", "layout", *(("GB a GPU", "step, s", "MFU", "tokens/s", "days", "GPU-hours", "cost")))
+def _overview(plans: list[tuple[str, Plan]], hardware: Hardware, price: float | None) -> Table:
+    table = Table("", "layout", "GB a GPU", "step, s", "MFU", "tokens/s", "days", "GPU-hours", "MWh", "cost")
     for name, each in plans:
         cost = "" if price is None else f"{price * each.device_hours:,.0f}"
         table.add_row(
             name, each.layout.said(), f"{each.memory.device / _GB:.1f}", f"{each.time.step:.2f}", f"{each.mfu:.1%}",
-            f"{each.tokens_per_second:,.0f}", f"{each.run_seconds / _DAY:.1f}", f"{each.device_hours:,.0f}", cost,
+            f"{each.tokens_per_second:,.0f}", _number(each.run_seconds / _DAY), _number(each.device_hours),
+            _number(each.kilowatt_hours(hardware) / 1000), cost,
         )  # fmt: skip
     return table
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _memory_table(plans: list[tuple[str, Plan]], hardware: Hardware) -> Table:
@@ -194,3 +210,33 @@ def _time_table(each: Plan, hardware: Hardware) -> Table:
     writing = f"{each.checkpoint_seconds:.1f}"
     table.add_row("a checkpoint, written beside", writing, f"{each.checkpoint_bytes / _GB:.1f}", "")
     return table
+
+
+def _varied_table(varied: list[Plan], hardware: Hardware, share: float) -> Table:
+    """One thing changed at a time, from the first."""
+    base, moving = varied[0].layout, ("working", "loss", "communication")
+    table = Table(
+        "what is changed", "weights", "gradients", "optimizer", "activations", "the rest", "GB a GPU", "host", "fits",
+        "step, s", title=f"{base.said()}, and one thing changed at a time",
+    )  # fmt: skip
+    for each in varied:
+        memory = each.memory
+        rest = sum(getattr(memory, name) for name in moving) + memory.overhead
+        parts = (
+            memory.weights,
+            memory.gradients,
+            memory.optimizer,
+            memory.activations,
+            rest,
+            memory.device,
+            memory.host,
+        )
+        gb = (f"{size / _GB:.2f}" for size in parts)
+        fit = "yes" if _fits(each, hardware, share) else "no"
+        table.add_row(_changed(base, each.layout), *gb, fit, f"{each.time.step:.2f}")
+    return table
+
+
+def _changed(base: Layout, other: Layout) -> str:
+    before = base.said().split(", ")
+    return ", ".join(word for word in other.said().split(", ") if word not in before) or "nothing"

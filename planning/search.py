@@ -72,8 +72,8 @@ def layouts(
     left out.
     """
     sequences = train.batch_tokens // model.n_ctx
-    stages = [_at_stage(zero, stage, offload, train.precision) for stage in range(offload != "none", 4)]
-    for parallel in _splits(model, devices):
+    stages = [at_stage(zero, stage, offload, train.precision) for stage in range(offload != "none", 4)]
+    for parallel in splits(model, devices):
         if devices // parallel.sharing > sequences:
             continue
         slots = -(-sequences // (devices // parallel.sharing))
@@ -86,7 +86,8 @@ def layouts(
                     yield replace(layout, micro_batch=micro_batch)
 
 
-def _splits(model: ModelConfig, devices: int) -> Iterator[ParallelConfig]:
+def splits(model: ModelConfig, devices: int) -> Iterator[ParallelConfig]:
+    """Those that go with a network and so many devices."""
     sizes = [size for size in (1, 2, 4, 8, 16) if devices % size == 0]
     for tensor in sizes:
         for sequence in sizes:
@@ -109,7 +110,7 @@ def _micro_batches(slots: int) -> list[int]:
     return sorted(sizes)
 
 
-def _at_stage(zero: ZeroConfig, stage: int, offload: str, precision: str) -> ZeroConfig | None:
+def at_stage(zero: ZeroConfig, stage: int, offload: str, precision: str) -> ZeroConfig | None:
     """What a run says of ZeRO, as far as it goes with a stage; None where its `extra` does not."""
     if stage == zero.stage and offload == zero.offload_optimizer:
         return zero

@@ -28,6 +28,12 @@ def test_the_175b_on_1024(gpu: str, tmp_path: Path) -> None:
     assert all(each["run_seconds"] >= best["run_seconds"] for each in told["runners_up"])
     assert best["cost"] == pytest.approx(2 * best["gpu_hours"])
     assert told["as_configured"]["layout"]["micro_batch"] == 1 and told["as_configured"]["fits"]
+    varied = {each["layout"]["said"]: each for each in told["varied"]}
+    of_stage_0, offloaded = varied["ZeRO 0, micro-batch 1, checkpointing 1"], "optimizer on cpu, micro-batch 1"
+    assert not of_stage_0["fits"] and of_stage_0["memory"]["optimizer"] > 1e12
+    assert varied[f"ZeRO 3, {offloaded}, checkpointing 1"]["memory"]["host"] > 0
+    for changed in ("ZeRO 3, micro-batch 1, checkpointing none", "ZeRO 3, tensor 8, micro-batch 1, checkpointing 1"):
+        assert changed in varied
     before, after = load_run(run), load_run(write)
     assert (
         after.zero.stage == best["layout"]["zero"]["stage"] and after.train.micro_batch == best["layout"]["micro_batch"]
@@ -74,7 +80,7 @@ def test_a_run_has_the_plan_of_its_memory_beside_the_peak(tmp_path: Path) -> Non
 def test_tables_for_people(tmp_path: Path) -> None:
     out, _ = thalweg("plan", CONFIGS / "gpt3-13b.yaml", "--gpus", "64", "--gpu", "h100", "--price", "2.5", cwd=tmp_path)
     assert "The fastest of" in out and "slower, with" in out
-    for word in ("recommended", "as configured", "MFU", "GPU-hours", "activations", "exposed", "checkpoint"):
+    for word in ("recommended", "as configured", "MFU", "GPU-hours", "activations", "exposed", "checkpoint", "changed"):
         assert word in out
 
 
