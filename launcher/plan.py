@@ -17,6 +17,7 @@ from planning.layout import Layout
 from planning.memory import Memory, fits
 from planning.plan import Plan, plan
 from planning.search import Found, search
+from training.deepspeed_config import check_processes
 
 SHOWN = 5
 """Layouts that fit which are shown in words, the recommended one among them."""
@@ -34,6 +35,7 @@ def plan_run(
     def allowed(layout: Layout) -> bool:
         try:
             _laid_out(config, layout, path)
+            check_processes(layout.zero, devices, hardware.devices_per_node)
         except InputError:
             return False
         return True
@@ -53,7 +55,10 @@ def plan_run(
 def _as_configured(config: RunConfig, devices: int, hardware: Hardware) -> Plan | None:
     """The plan of the layout that the run itself asks for, None where so many devices cannot have it."""
     layout = Layout.of(config.train, config.zero, config.parallel, devices, hardware.device)
-    if devices % config.parallel.sharing:
+    try:
+        config.parallel.place(0, devices)
+        check_processes(config.zero, devices, hardware.devices_per_node)
+    except InputError:
         return None
     return plan(config.model, config.train, layout, hardware)
 
@@ -127,10 +132,9 @@ def _figures(each: Plan, hardware: Hardware, price: float | None) -> dict[str, A
 def reasons(found: Found, hardware: Hardware, share: float) -> list[str]:
     """Why the recommended layout, or what is missing where none fits; a sentence each."""
     if not found.fitting:
-        needed, has = found.least / _GB, share * hardware.memory / _GB
         return [
-            f"None of {found.searched} layouts fits: {found.nearest.said()} comes nearest and needs {needed:.1f} GB of "
-            f"{has:.1f} GB a GPU; take more GPUs, ones with more memory, or a smaller network."
+            f"None of {found.searched} layouts fits: {found.nearest.said()} comes nearest and needs "
+            f"{_missing(found, hardware, share)}; take more GPUs, ones with more memory, or a smaller network."
         ]
     best, *others = found.fitting
     said = [f"The fastest of {len(found.fitting)} that fit, of {found.searched} layouts."]
@@ -149,6 +153,15 @@ def reasons(found: Found, hardware: Hardware, share: float) -> list[str]:
     return said
 
 
+def _missing(found: Found, hardware: Hardware, share: float) -> str:
+    device, host = found.needed.device / _GB, found.needed.host / _GB
+    needed = [f"{device:.1f} GB of {share * hardware.memory / _GB:.1f} GB a GPU"]
+    if host:
+        of_node = min(found.nearest.devices, hardware.devices_per_node)
+        needed.append(f"{host * of_node:.1f} GB of {share * hardware.host_memory / _GB:.1f} GB of a node's host")
+    return " and ".join(needed)
+
+
 def _print(found: Found, asked: Plan | None, hardware: Hardware, price: float | None, share: float) -> None:
     console = Console(width=None if sys.stdout.isatty() else 160)
     for reason in reasons(found, hardware, share):
@@ -157,19 +170,20 @@ def _print(found: Found, asked: Plan | None, hardware: Hardware, price: float | 
     if asked is not None:
         fit = "" if _fits(asked, hardware, share) else ", does not fit"
         plans.append((f"as configured{fit}", asked))
-    console.print(_overview(plans, price))
+    console.print(_overview(plans, hardware, price))
     if plans:
         console.print(_memory_table(plans, hardware))
         console.print(_time_table(plans[0][1], hardware))
 
 
-def _overview(plans: list[tuple[str, Plan]], price: float | None) -> Table:
-    table = Table("", "layout", *(("GB a GPU", "step, s", "MFU", "tokens/s", "days", "GPU-hours", "cost")))
+def _overview(plans: list[tuple[str, Plan]], hardware: Hardware, price: float | None) -> Table:
+    table = Table("", "layout", *(("GB a GPU", "step, s", "MFU", "tokens/s", "days", "GPU-hours", "MWh", "cost")))
     for name, each in plans:
         cost = "" if price is None else f"{price * each.device_hours:,.0f}"
         table.add_row(
             name, each.layout.said(), f"{each.memory.device / _GB:.1f}", f"{each.time.step:.2f}", f"{each.mfu:.1%}",
-            f"{each.tokens_per_second:,.0f}", f"{each.run_seconds / _DAY:.1f}", f"{each.device_hours:,.0f}", cost,
+            f"{each.tokens_per_second:,.0f}", f"{each.run_seconds / _DAY:.1f}", f"{each.device_hours:,.0f}",
+            f"{each.kilowatt_hours(hardware) / 1000:,.1f}", cost,
         )  # fmt: skip
     return table
 
