@@ -160,7 +160,7 @@ def _keeps_gradients(layout: Layout) -> bool:
 
 
 def _gradients_at_once(model: ModelConfig, layout: Layout) -> float:
-    """Of weights: the largest of a block, or of one that is compiled all, which its backward pass hands over at once."""
+    """Of weights: the largest of a block, or all of one that is compiled, which hands them over at once."""
     d, ff = model.d_model, model.ff_width
     return (4 * d * d + 2 * d * ff if layout.compiled else d * ff) / layout.parallel.tensor * layout.number
 

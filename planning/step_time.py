@@ -75,8 +75,9 @@ def step_time(
     """Of a global batch of so many `sequences`."""
     positions = layout.deal(sequences).slots * model.n_ctx / layout.parallel.sequence
     products, attention, memory = _computing(model, layout, positions, hardware, constants)
+    fetched = _fetching(model, layout, sequences, hardware)
     hidden, exposed = _sending(
-        traffic(model, layout, sequences, hardware), products + attention + memory, hardware, constants
+        traffic(model, layout, sequences, hardware), fetched, products + attention + memory, hardware, constants
     )
     return StepTime(products, attention, memory, exposed, hidden, _optimizer(model, layout, hardware, constants))
 
@@ -116,14 +117,22 @@ def _seen(model: ModelConfig) -> float:
 
 
 def _sending(
-    collectives: list[Collective], computing: float, hardware: Hardware, constants: Constants
+    collectives: list[Collective], fetched: float, computing: float, hardware: Hardware, constants: Constants
 ) -> tuple[float, float]:
-    """Hidden and exposed seconds."""
+    """Hidden and exposed seconds, of which what is fetched from the host overlaps."""
     seconds = [(each, each.seconds(hardware, constants.link, constants.latency)) for each in collectives]
-    beside = sum(took for each, took in seconds if each.overlaps)
+    beside = fetched + sum(took for each, took in seconds if each.overlaps)
     alone = sum(took for each, took in seconds if not each.overlaps)
     shown = max(constants.hidden * beside, beside - computing)
     return beside - shown, alone + shown
+
+
+def _fetching(model: ModelConfig, layout: Layout, sequences: int, hardware: Hardware) -> float:
+    """Seconds in which weights that lie on the host come from there, in each forward and backward pass."""
+    if layout.zero.offload_parameters == "none":
+        return 0.0
+    weights = layout.number * parameters_of_rank(model, layout.parallel.tensor) / layout.replicas
+    return 2 * len(layout.deal(sequences).forwards) * weights / hardware.host.bandwidth
 
 
 def _optimizer(model: ModelConfig, layout: Layout, hardware: Hardware, constants: Constants) -> float:

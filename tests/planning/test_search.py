@@ -111,6 +111,18 @@ def test_attention_takes_the_time_of_what_is_seen(attention: str, objective: str
     assert took == pytest.approx(flops / (H100.peak_flops.bf16 * CONSTANTS.attention), rel=0.06)  # the diagonal
 
 
+def test_weights_on_the_host_are_fetched_in_each_pass() -> None:
+    model, _ = run("gpt3-175b", 8)
+    here, there = (
+        step_time(
+            model, Layout(8, ZeroConfig(stage=3, offload_parameters=where), ParallelConfig(), 1, 1, "bf16"), 16, H100
+        )
+        for where in ("none", "cpu")
+    )
+    longer = there.exposed + there.overlapped - here.exposed - here.overlapped
+    assert longer == pytest.approx(2 * 2 * 2 * 175.0e9 / 8 / H100.host.bandwidth, rel=0.01) and there.step > here.step
+
+
 def test_the_output_layer_takes_the_time_of_what_is_predicted() -> None:
     layout = Layout(1, ZeroConfig(), ParallelConfig(), 1, "none", "bf16")
     every, masked = (
