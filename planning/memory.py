@@ -6,6 +6,7 @@ the loss is computed; the backward pass, when the last block's gradients are; an
 and DeepSpeed reduces, clips and gathers. benchmarks/memory.py holds all of them against real engines.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
@@ -168,16 +169,22 @@ def _gradients_at_once(model: ModelConfig, layout: Layout) -> float:
 def _loss(model: ModelConfig, layout: Layout, positions: float) -> float:
     """Of model/loss.py at so many positions, which it takes in chunks."""
     row, width = model.embedding_rows * layout.number, model.d_model
-    budget, weight, of_hidden = LOGITS_BYTES[layout.device], row * width, positions * width * layout.number
-    logits = min(budget, positions * row)
-    probabilities = min(SOFTMAX_BYTES[layout.device], positions * model.embedding_rows * 4)
-    weighted = logits / row * width * (4 if layout.number == 4 else 4 + layout.number)
+    weight, of_hidden = row * width, positions * width * layout.number
+    chunks = _chunks(positions, LOGITS_BYTES[layout.device], row)
+    rows = positions / chunks
+    probabilities = rows / _chunks(rows, SOFTMAX_BYTES[layout.device], 4 * model.embedding_rows)
+    probabilities *= 4 * model.embedding_rows
+    weighted = rows * width * (4 if layout.number == 4 else 4 + layout.number)
     sums, product, rounded = weight, 0, 0
-    if positions * row > ROUNDED_SUMS * budget and layout.number == 2:
+    if chunks > ROUNDED_SUMS and layout.number == 2:
         # A chunk's product is added up in fp32, for which a CPU copies it; what comes of it is rounded at last.
         sums, product, rounded = 2 * weight, weight * (3 if layout.device == "cpu" else 1), weight
-    chunk = logits + max(probabilities, weighted, product)
+    chunk = rows * row + max(probabilities, weighted, product)
     return sums + of_hidden + max(chunk, of_hidden + rounded)
+
+
+def _chunks(rows: float, budget: int, row_bytes: int) -> int:
+    return max(1, math.ceil(rows / max(1, budget // row_bytes)))
 
 
 def _bucket(layout: Layout, sizes: _Sizes) -> float:

@@ -105,8 +105,9 @@ def test_a_rank_has_the_numbers_of_its_network(
     assert parameters_of_rank(model, tensor) == counted
 
 
-@pytest.mark.parametrize("positions", [256, 2048, 4096])  # one chunk, as many as are added up in bf16, and more
+@pytest.mark.parametrize("positions", [256, 768, 2048, 4096])
 def test_the_peak_of_the_loss(positions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One chunk, two that do not fill the budget, as many as are added up in bf16, and more."""
     small = {"LOGITS_BYTES": {"cpu": 2**21}, "SOFTMAX_BYTES": {"cpu": 2**21}}
     for name, budget in small.items():
         monkeypatch.setattr(loss, name, budget)
