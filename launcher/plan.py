@@ -18,6 +18,7 @@ from planning.memory import Memory, fits
 from planning.plan import Plan, plan
 from planning.search import Found, search
 from planning.variants import variants
+from training.deepspeed_config import check_processes
 
 SHOWN = 5
 """Layouts that fit which are shown in words, the recommended one among them."""
@@ -35,6 +36,7 @@ def plan_run(
     def allowed(layout: Layout) -> bool:
         try:
             _laid_out(config, layout, path)
+            check_processes(layout.zero, devices, hardware.devices_per_node)
         except InputError:
             return False
         return True
@@ -60,7 +62,10 @@ def plan_run(
 def _as_configured(config: RunConfig, devices: int, hardware: Hardware) -> Plan | None:
     """The plan of the layout that the run itself asks for, None where so many devices cannot have it."""
     layout = Layout.of(config.train, config.zero, config.parallel, devices, hardware.device)
-    if devices % config.parallel.sharing:
+    try:
+        config.parallel.place(0, devices)
+        check_processes(config.zero, devices, hardware.devices_per_node)
+    except InputError:
         return None
     return plan(config.model, config.train, layout, hardware)
 
@@ -134,10 +139,9 @@ def _figures(each: Plan, hardware: Hardware, price: float | None) -> dict[str, A
 def reasons(found: Found, hardware: Hardware, share: float) -> list[str]:
     """Why the recommended layout, or what is missing where none fits; a sentence each."""
     if not found.fitting:
-        needed, has = found.least / _GB, share * hardware.memory / _GB
         return [
-            f"None of {found.searched} layouts fits: {found.nearest.said()} comes nearest and needs {needed:.1f} GB of "
-            f"{has:.1f} GB a GPU; take more GPUs, ones with more memory, or a smaller network."
+            f"None of {found.searched} layouts fits: {found.nearest.said()} comes nearest and needs "
+            f"{_missing(found, hardware, share)}; take more GPUs, ones with more memory, or a smaller network."
         ]
     best, *others = found.fitting
     said = [f"The fastest of {len(found.fitting)} that fit, of {found.searched} layouts."]
@@ -154,6 +158,15 @@ def reasons(found: Found, hardware: Hardware, share: float) -> list[str]:
         what = "none fits" if less is None else f"the best is {less.layout.said()}, {slower:.1%} slower"
         said.append(f"Of those that keep all activations {what}.")
     return said
+
+
+def _missing(found: Found, hardware: Hardware, share: float) -> str:
+    device, host = found.needed.device / _GB, found.needed.host / _GB
+    needed = [f"{device:.1f} GB of {share * hardware.memory / _GB:.1f} GB a GPU"]
+    if host:
+        of_node = min(found.nearest.devices, hardware.devices_per_node)
+        needed.append(f"{host * of_node:.1f} GB of {share * hardware.host_memory / _GB:.1f} GB of a node's host")
+    return " and ".join(needed)
 
 
 def _print(

@@ -9,9 +9,11 @@ count those of another network):
     output of the first linear layer and of GELU                                2 F / t
 
 and in fp32 two statistics of each norm and one of each head's attention. No dropout, no scores: attention computes them
-again. A test counts what autograd keeps of the network itself.
+again. Ranks that share sequences have attention's output twice, before and behind its exchange. What the compiler keeps
+of a block is no more than this. A test counts what autograd keeps of the network itself.
 """
 
+from model.attention import FLEX_DEVICES, FLEX_WIDTH
 from model.config import ModelConfig
 from planning.layout import Layout
 
@@ -21,27 +23,34 @@ _STATISTIC = 4
 def kept_per_position(model: ModelConfig, layout: Layout) -> float:
     """Bytes that all blocks keep of a position, until the backward pass has come to each of them."""
     layers = range(model.n_layer)
-    if layout.recompute == "none":
-        return model.n_layer * whole_block(model, layout)
     if layout.recompute == "selective":
         return model.n_layer * _selective_block(model, layout)
-    again = sum(layer % layout.recompute == 0 for layer in layers)
+    kept = [layer for layer in layers if layout.recompute == "none" or layer % layout.recompute]
     only_input = model.d_model * layout.number
-    return again * only_input + (model.n_layer - again) * whole_block(model, layout)
+    return (model.n_layer - len(kept)) * only_input + sum(whole_block(model, layout, layer) for layer in kept)
 
 
-def whole_block(model: ModelConfig, layout: Layout) -> float:
+def whole_block(model: ModelConfig, layout: Layout, layer: int) -> float:
     """Bytes of a position in a block of which everything is kept."""
     d, split = model.d_model, layout.parallel.tensor
     rotated = 2 * d if model.position == "rotary" else 0
-    numbers = 4 * d + (4 * d + rotated + 2 * model.ff_width) / split
-    return numbers * layout.number + _statistics(model, layout)
+    exchanged = d if layout.parallel.sequence > 1 else 0
+    inside = 4 * d + rotated + exchanged + _copied_for_bands(model, layout, layer) + 2 * model.ff_width
+    return (4 * d + inside / split) * layout.number + _statistics(model, layout)
+
+
+def _copied_for_bands(model: ModelConfig, layout: Layout, layer: int) -> int:
+    """Keys and values with the blocks next to their own, and an output (`model.attention.block_local`)."""
+    band = model.band_of(layer)
+    if band is None or band >= model.n_ctx or (layout.device in FLEX_DEVICES and model.d_head >= FLEX_WIDTH):
+        return 0
+    return (3 if model.causal else 5) * model.d_model
 
 
 def _selective_block(model: ModelConfig, layout: Layout) -> float:
-    """The block's input, and what products and attention give (model/checkpointing.py)."""
+    """The block's input, and what products, attention and exchanges of layers give (model/checkpointing.py)."""
     d, split = model.d_model, layout.parallel.tensor
-    numbers = 3 * d + (4 * d + model.ff_width) / split
+    numbers = (3 if split == 1 else 5) * d + (4 * d + model.ff_width) / split
     return numbers * layout.number + _STATISTIC * model.n_head / split
 
 
@@ -54,9 +63,9 @@ def working_per_position(model: ModelConfig, layout: Layout) -> float:
 
     The gradient of what is inside the feed-forward, and what the block has computed again.
     """
-    gradient = model.ff_width / layout.parallel.tensor * layout.number
+    gradient, last = model.ff_width / layout.parallel.tensor * layout.number, model.n_layer - 1
     if layout.recompute == "selective":
-        return gradient + whole_block(model, layout) - _selective_block(model, layout)
-    if layout.recompute == "none" or (model.n_layer - 1) % layout.recompute:
+        return gradient + max(0.0, whole_block(model, layout, last) - _selective_block(model, layout))
+    if layout.recompute == "none" or last % layout.recompute:
         return gradient
-    return gradient + whole_block(model, layout) - model.d_model * layout.number
+    return gradient + whole_block(model, layout, last) - model.d_model * layout.number

@@ -62,11 +62,13 @@ class Layout:
         """How a global batch is dealt."""
         return Deal(sequences, self.devices // self.parallel.sharing, self.micro_batch)
 
-    def positions(self, n_ctx: int, sequences: int) -> int:
-        """Positions that one rank computes in its largest forward."""
-        forwards = self.deal(sequences).forwards
-        largest: int = max(each.stop - each.start for each in forwards)
-        return largest * n_ctx // self.parallel.sequence
+    def largest_forward(self, sequences: int, ramps: bool) -> int:
+        """Sequences of a rank's largest forward; batches on the way to the full one may fill a micro-batch better."""
+        deal = self.deal(sequences)
+        if ramps:
+            return min(self.micro_batch, deal.slots)
+        largest: int = max(each.stop - each.start for each in deal.forwards)
+        return largest
 
     def said(self) -> str:
         """In words."""

@@ -6,12 +6,14 @@ the loss is computed; the backward pass, when the last block's gradients are; an
 and DeepSpeed reduces, clips and gathers. benchmarks/memory.py holds all of them against real engines.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
 from model.config import ModelConfig
 from model.loss import LOGITS_BYTES, ROUNDED_SUMS, SOFTMAX_BYTES
+from model.objective import masked_count
 from planning.activations import kept_per_position, working_per_position
 from planning.hardware import Hardware
 from planning.layout import Layout
@@ -72,12 +74,19 @@ class _Moment(NamedTuple):
 
 def fits(memory: Memory, devices: int, hardware: Hardware, share: float) -> bool:
     """Whether it keeps to a share of each device's memory, and of its host's."""
+    return max(taken(memory, devices, hardware)) <= share
+
+
+def taken(memory: Memory, devices: int, hardware: Hardware) -> tuple[float, float]:
+    """Shares of a device's memory and of its host's; of a CPU they are the same memory."""
+    if hardware.device == "cpu":
+        return (memory.device + memory.host) / hardware.memory, 0.0
     on_host = memory.host * min(devices, hardware.devices_per_node)
-    return memory.device <= share * hardware.memory and on_host <= share * hardware.host_memory
+    return memory.device / hardware.memory, on_host / hardware.host_memory
 
 
 def memory(model: ModelConfig, train: TrainConfig, layout: Layout) -> Memory:
-    """The peak of the fullest rank, in a step with the full batch."""
+    """The peak of the fullest rank, in any step of the run."""
     held, sizes = _held(model, train, layout.parallel.tensor, layout.replicas, layout.zero)
     states = state_bytes(held, layout.zero.stage, layout.precision)
     away = on_host(layout.zero, layout.precision)
@@ -123,17 +132,17 @@ def _moments(
     rounded = weights
     if layout.zero.stage == 0 and layout.precision == "bf16":
         rounded += 2 * sizes.all  # copies for the products
-    positions = layout.positions(model.n_ctx, sequences)
+    largest = layout.largest_forward(sequences, train.ramp is not None)
+    positions = largest * model.n_ctx / layout.parallel.sequence
     whole = float(here["gradients"] + here["raw_gradients"])
     early = whole
     if len(layout.deal(sequences).forwards) == 1:  # nothing has been accumulated yet
         early = float(here["gradients"] if _keeps_gradients(layout) else 0)
     activations = positions * (kept_per_position(model, layout) + 2 * model.d_model * layout.number)
     output = model.embedding_rows * model.d_model * layout.number  # the gradient of its weight
-    largest = model.d_model * model.ff_width / layout.parallel.tensor * layout.number
-    working = positions * working_per_position(model, layout) + output + largest
+    working = positions * working_per_position(model, layout) + output + _gradients_at_once(model, layout)
     always, bucket = _held_by_stage_3(layout, held, sizes), _bucket(layout, sizes)
-    loss = _loss(model, layout, positions)
+    loss = _loss(model, layout, positions if model.causal else largest * masked_count(model.n_ctx))
     gathers = layout.zero.stage == 3 and layout.replicas > 1
     gathering = layout.number * min(PREFETCH, sizes.all - held.persistent) if gathers else 0.0
     at_stage_1 = bucket if layout.zero.stage == 1 else 0.0
@@ -151,15 +160,31 @@ def _keeps_gradients(layout: Layout) -> bool:
     return layout.zero.stage == 3 or (layout.zero.stage == 1 and of_bf16)
 
 
-def _loss(model: ModelConfig, layout: Layout, positions: int) -> float:
-    """Of model/loss.py, which takes positions in chunks."""
+def _gradients_at_once(model: ModelConfig, layout: Layout) -> float:
+    """Of weights: the largest of a block, or all of one that is compiled, which hands them over at once."""
+    d, ff = model.d_model, model.ff_width
+    return (4 * d * d + 2 * d * ff if layout.compiled else d * ff) / layout.parallel.tensor * layout.number
+
+
+def _loss(model: ModelConfig, layout: Layout, positions: float) -> float:
+    """Of model/loss.py at so many positions, which it takes in chunks."""
     row, width = model.embedding_rows * layout.number, model.d_model
-    logits = min(LOGITS_BYTES[layout.device], positions * row)
-    probabilities = min(SOFTMAX_BYTES[layout.device], positions * model.embedding_rows * 4)
-    weighted = logits / row * width * (4 if layout.number == 4 else 4 + layout.number)
-    sums = layout.number if positions * row <= ROUNDED_SUMS * LOGITS_BYTES[layout.device] else 4
-    of_hidden = positions * width * layout.number
-    return logits + max(probabilities, weighted) + sums * model.embedding_rows * width + of_hidden
+    weight, of_hidden = row * width, positions * width * layout.number
+    chunks = _chunks(positions, LOGITS_BYTES[layout.device], row)
+    rows = positions / chunks
+    probabilities = rows / _chunks(rows, SOFTMAX_BYTES[layout.device], 4 * model.embedding_rows)
+    probabilities *= 4 * model.embedding_rows
+    weighted = rows * width * (4 if layout.number == 4 else 4 + layout.number)
+    sums, product, rounded = weight, 0, 0
+    if chunks > ROUNDED_SUMS and layout.number == 2:
+        # A chunk's product is added up in fp32, for which a CPU copies it; what comes of it is rounded at last.
+        sums, product, rounded = 2 * weight, weight * (3 if layout.device == "cpu" else 1), weight
+    chunk = rows * row + max(probabilities, weighted, product)
+    return sums + of_hidden + max(chunk, of_hidden + rounded)
+
+
+def _chunks(rows: float, budget: int, row_bytes: int) -> int:
+    return max(1, math.ceil(rows / max(1, budget // row_bytes)))
 
 
 def _bucket(layout: Layout, sizes: _Sizes) -> float:

@@ -10,7 +10,7 @@ from data_pipeline.errors import InputError
 from model.config import ModelConfig, Recompute
 from planning.hardware import Hardware
 from planning.layout import Layout
-from planning.memory import fits, memory
+from planning.memory import Memory, fits, memory, taken
 from planning.plan import Plan, plan
 from training.config import TrainConfig
 from training.parallel_config import ParallelConfig
@@ -26,10 +26,11 @@ class Found:
     """What a search has found."""
 
     fitting: list[Plan]
-    """The fastest first; of two that take the same time, the one with less memory."""
+    """The fastest first; of those that take the same time the one whose micro-batch is nearest to the run's own."""
     nearest: Layout
-    """That with the least memory of a device, whether it fits or not, and how much that is."""
-    least: float
+    """That which asks least of a device and its host beyond what they have, whether it fits or not."""
+    needed: Memory
+    """What that takes."""
     searched: int
 
 
@@ -39,14 +40,15 @@ def search(
 ) -> Found:  # fmt: skip
     """Looks at all of `layouts`, and at offloading where nothing fits without.
 
+    What lies on the host of a CPU lies in the same memory, so there nothing is offloaded.
     Raises InputError where no layout has a sequence for each device.
     """
-    searched: list[tuple[float, Layout]] = []
+    searched: list[tuple[Memory, Layout]] = []
     fitting: list[Layout] = []
-    for offload in ("none", "cpu"):
+    for offload in ("none", "cpu") if hardware.device == "cuda" else ("none",):
         for layout in layouts(model, train, zero, devices, hardware, offload, allowed):
             needed = memory(model, train, layout)
-            searched.append((needed.device, layout))
+            searched.append((needed, layout))
             if fits(needed, devices, hardware, share):
                 fitting.append(layout)
         if fitting:
@@ -57,9 +59,12 @@ def search(
             "sequences leaves one for each device; take fewer GPUs or a larger train.batch_tokens"
         )
     plans = [plan(model, train, layout, hardware) for layout in fitting]
-    plans.sort(key=lambda each: (each.run_seconds, each.memory.device))
-    least, nearest = min(searched, key=lambda each: each[0])
-    return Found(plans, nearest, least, len(searched))
+    asked = train.micro_batch
+    plans.sort(key=lambda each: (each.run_seconds, abs(each.layout.micro_batch - asked), each.memory.device))
+    needed, nearest = min(
+        searched, key=lambda each: sum(max(share, part) for part in taken(each[0], devices, hardware))
+    )
+    return Found(plans, nearest, needed, len(searched))
 
 
 def layouts(
@@ -101,13 +106,9 @@ def splits(model: ModelConfig, devices: int) -> Iterator[ParallelConfig]:
 
 
 def _micro_batches(slots: int) -> list[int]:
-    """The largest of each number of forwards that a power of two of sequences gives."""
-    sizes = {slots}
-    size = 1
-    while size < slots:
-        sizes.add(size)
-        size *= 2
-    return sorted(sizes)
+    """The smallest of each number of forwards that a power of two of sequences gives."""
+    counts = {-(-slots // 2**power) for power in range(slots.bit_length() + 1)}
+    return sorted({-(-slots // count) for count in counts})
 
 
 def at_stage(zero: ZeroConfig, stage: int, offload: str, precision: str) -> ZeroConfig | None:

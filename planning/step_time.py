@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from model.config import ModelConfig
+from model.counts import output_flops_per_token
 from planning.hardware import Hardware
 from planning.layout import Layout, parameters_of_rank
 from planning.traffic import Collective, traffic
@@ -74,8 +75,9 @@ def step_time(
     """Of a global batch of so many `sequences`."""
     positions = layout.deal(sequences).slots * model.n_ctx / layout.parallel.sequence
     products, attention, memory = _computing(model, layout, positions, hardware, constants)
+    fetched = _fetching(model, layout, sequences, hardware)
     hidden, exposed = _sending(
-        traffic(model, layout, sequences, hardware), products + attention + memory, hardware, constants
+        traffic(model, layout, sequences, hardware), fetched, products + attention + memory, hardware, constants
     )
     return StepTime(products, attention, memory, exposed, hidden, _optimizer(model, layout, hardware, constants))
 
@@ -86,13 +88,14 @@ def _computing(
     d, ff, split = model.d_model, model.ff_width, layout.parallel.tensor
     again = layout.again
     block = 2 * (4 * d * d + 2 * d * ff) / split
-    products = positions * (model.n_layer * block * (3 + again) + 6 * d * model.embedding_rows)
-    scores = 2 * positions * d * _seen(model) / split  # the causal half of 4
+    products = positions * (model.n_layer * block * (3 + again) + output_flops_per_token(model))
+    scores = 4 * positions * d * _seen(model) / split
     moved = (_FORWARD_BYTES * (1 + again) + _BACKWARD_BYTES) * (_COMPILED if layout.compiled else 1.0)
     if layout.recompute == "selective":
         moved += _FORWARD_BYTES
     width = d * (0.5 + 0.5 / split) * layout.number / 2
-    memory = positions * (model.n_layer * moved * width + _LOGIT_BYTES * model.embedding_rows)
+    logits = output_flops_per_token(model) / (6 * d)
+    memory = positions * (model.n_layer * moved * width + _LOGIT_BYTES * logits)
     whole = hardware.matmul_flops if layout.precision == "bf16" else hardware.peak_flops.fp32
     peak = hardware.peak_flops.bf16 if layout.precision == "bf16" else hardware.peak_flops.fp32
     return (
@@ -103,20 +106,33 @@ def _computing(
 
 
 @cache
-def _seen(model: ModelConfig) -> int:
-    """Positions that a position sees, of all layers together."""
-    return sum(min(model.band_of(layer) or model.n_ctx, model.n_ctx) for layer in range(model.n_layer))
+def _seen(model: ModelConfig) -> float:
+    """Positions that a position sees on an average, of all layers together: of a dense causal one half of all."""
+    seen, length = 0.0, model.n_ctx
+    for layer in range(model.n_layer):
+        band = min(model.band_of(layer) or length, length)
+        on_one_side = band - band**2 / (2 * length)
+        seen += on_one_side if model.causal else 2 * on_one_side
+    return seen
 
 
 def _sending(
-    collectives: list[Collective], computing: float, hardware: Hardware, constants: Constants
+    collectives: list[Collective], fetched: float, computing: float, hardware: Hardware, constants: Constants
 ) -> tuple[float, float]:
-    """Hidden and exposed seconds."""
+    """Hidden and exposed seconds, of which what is fetched from the host overlaps."""
     seconds = [(each, each.seconds(hardware, constants.link, constants.latency)) for each in collectives]
-    beside = sum(took for each, took in seconds if each.overlaps)
+    beside = fetched + sum(took for each, took in seconds if each.overlaps)
     alone = sum(took for each, took in seconds if not each.overlaps)
     shown = max(constants.hidden * beside, beside - computing)
     return beside - shown, alone + shown
+
+
+def _fetching(model: ModelConfig, layout: Layout, sequences: int, hardware: Hardware) -> float:
+    """Seconds in which weights that lie on the host come from there, in each forward and backward pass."""
+    if layout.zero.offload_parameters == "none":
+        return 0.0
+    weights = layout.number * parameters_of_rank(model, layout.parallel.tensor) / layout.replicas
+    return 2 * len(layout.deal(sequences).forwards) * weights / hardware.host.bandwidth
 
 
 def _optimizer(model: ModelConfig, layout: Layout, hardware: Hardware, constants: Constants) -> float:

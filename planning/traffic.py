@@ -27,15 +27,14 @@ class Collective:
     calls: int
     overlaps: bool
     """Whether computation goes on meanwhile."""
-    share: int = 1
-    """Groups of which each has one device of a node's at most, and that share its links: a ring of each enters it."""
+    networks: float = 1.0
+    """Between nodes: of how many devices' networks it enters a node, which its ring does once."""
 
     def seconds(self, hardware: Hardware, link: float, latency: float) -> float:
         """At the share `link` of the links' bandwidth, and so many seconds of `latency` a call and rank."""
         rate = hardware.inside.bandwidth
         if not self.inside:
-            # What goes around in rings enters a node once, by the network of each of its devices.
-            rate = min(rate, hardware.between.bandwidth * hardware.devices_per_node / self.share)
+            rate = min(rate, hardware.between.bandwidth * self.networks)
         return self.sent / (rate * link) + self.calls * latency * self.ranks
 
 
@@ -47,19 +46,24 @@ def traffic(model: ModelConfig, layout: Layout, sequences: int, hardware: Hardwa
     tensor, sequence = layout.parallel.tensor, layout.parallel.sequence
     passes = 2 + layout.again
     numbers = positions * model.d_model * layout.number
+    of_node = devices_of_node(layout.devices, hardware)
     if tensor > 1:
         sent = 2 * passes * model.n_layer * 2 * numbers * (tensor - 1) / tensor
-        near = tensor <= hardware.devices_per_node
+        near = of_node % tensor == 0
         calls = round(forwards * 2 * passes * model.n_layer)
-        found.append(Collective("sums of shared layers", tensor, near, sent, calls, False))
+        found.append(Collective("sums of shared layers", tensor, near, sent, calls, False, min(of_node, tensor // 2)))
     if sequence > 1:
         sent = 4 * passes * model.n_layer * numbers * (sequence - 1) / sequence
-        near = sequence * tensor <= hardware.devices_per_node
+        near = of_node % (sequence * tensor) == 0
         calls = round(forwards * 4 * passes * model.n_layer)
         # Each device sends to each other one by itself: nothing of it is of use to a neighbour.
-        share = 1 if near else hardware.devices_per_node
-        found.append(Collective("positions for heads", sequence, near, sent, calls, False, share))
+        found.append(Collective("positions for heads", sequence, near, sent, calls, False))
     return found
+
+
+def devices_of_node(devices: int, hardware: Hardware) -> int:
+    """Of so many on as few nodes as can be, and as many on each."""
+    return devices // -(-devices // hardware.devices_per_node)
 
 
 def _zero(model: ModelConfig, layout: Layout, forwards: int, hardware: Hardware) -> list[Collective]:
@@ -68,11 +72,13 @@ def _zero(model: ModelConfig, layout: Layout, forwards: int, hardware: Hardware)
         return []
     numbers = parameters_of_rank(model, layout.parallel.tensor)
     near, part = layout.devices <= hardware.devices_per_node, (ranks - 1) / ranks
-    share = min(layout.parallel.tensor, hardware.devices_per_node)
+    of_node = devices_of_node(layout.devices, hardware)
+    # Groups that hold different pieces share a node's networks.
+    networks = of_node / min(layout.parallel.tensor, of_node)
     gradient = 2 if zero.communication_dtype == "bf16" else 4
 
     def over(kind: str, sent: float, calls: int, overlaps: bool) -> Collective:
-        return Collective(kind, ranks, near, sent * numbers * part, calls, overlaps, share)
+        return Collective(kind, ranks, near, sent * numbers * part, calls, overlaps, networks)
 
     reduced, gathered = 2 * gradient, layout.number
     buckets = max(1, round(numbers / (zero.reduce_bucket or REDUCE_BUCKET)))
@@ -95,6 +101,7 @@ def _zero(model: ModelConfig, layout: Layout, forwards: int, hardware: Hardware)
         again = over("weights, backward", gathered * forwards, parts, True)
         if zero.hpz_partition_size is not None:
             size = zero.hpz_partition_size
-            again = Collective(again.kind, size, True, gathered * numbers * forwards * (size - 1) / size, parts, True)
+            near, sent = of_node % size == 0, gathered * numbers * forwards * (size - 1) / size
+            again = Collective(again.kind, size, near, sent, parts, True)
         found.append(again)
     return found

@@ -1,6 +1,7 @@
 """`thalweg plan`."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -88,8 +89,20 @@ def test_where_nothing_fits_it_says_what_is_missing(tmp_path: Path) -> None:
     write = tmp_path / "out.yaml"
     asked = ("plan", CONFIGS / "gpt3-175b.yaml", "--gpus", "8", "--gpu", "a100-40", "--write", write)
     out, said = thalweg(*asked, cwd=tmp_path, code=2)
-    assert "GB a GPU; take more GPUs" in " ".join(out.split())
+    # 2.8 TB of fp32 weights, moments and gradients in a host of 1 TB.
+    assert re.search(
+        r"needs \d+\.\d GB of 38\.2 GB a GPU and [23]\d{3}\.\d GB of 900\.0 GB of a node's host", " ".join(out.split())
+    )
     assert "no layout fits; nothing is written" in said and not write.exists()
+
+
+def test_what_the_engine_refuses_is_neither_recommended_nor_the_runs_own(tmp_path: Path) -> None:
+    asked = ("--gpus", "8", "--gpu", "a100-40", "--json", "zero={stage: 3, hpz_partition_size: 8}")
+    told = json.loads(thalweg("plan", CONFIGS / "gpt3-6.7b.yaml", *asked, cwd=tmp_path)[0])
+    assert told["as_configured"] is None and told["recommended"]
+    assert not any(
+        "hpz_partition_size" in each["layout"]["zero"] for each in [told["recommended"], *told["runners_up"]]
+    )
 
 
 def test_a_layout_that_cannot_be_is_not_the_runs_own(tmp_path: Path) -> None:

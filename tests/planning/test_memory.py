@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model import loss
 from model.config import ModelConfig
 from model.gpt import GPT
+from planning import memory as memory_module
 from planning.hardware import load_hardware
 from planning.layout import Layout, parameters_of_rank
 from planning.memory import memory
@@ -100,6 +103,45 @@ def test_a_rank_has_the_numbers_of_its_network(
     split_layers(network, Place(0, tensor, tensor=tensor))
     counted = sum(parameter.numel() for parameter in network.parameters())
     assert parameters_of_rank(model, tensor) == counted
+
+
+@pytest.mark.parametrize("positions", [256, 768, 2048, 4096])
+def test_the_peak_of_the_loss(positions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One chunk, two that do not fill the budget, as many as are added up in bf16, and more."""
+    small = {"LOGITS_BYTES": {"cpu": 2**21}, "SOFTMAX_BYTES": {"cpu": 2**21}}
+    for name, budget in small.items():
+        monkeypatch.setattr(loss, name, budget)
+        monkeypatch.setattr(memory_module, name, budget)
+    model = ModelConfig(n_layer=1, n_head=1, d_model=128, n_ctx=positions, vocab_size=2048)  # type: ignore[call-arg]
+    hidden, weight = (torch.randn(rows, 128, dtype=torch.bfloat16, requires_grad=True) for rows in (positions, 2048))
+    targets, weights = torch.zeros(positions, dtype=torch.long), torch.ones(positions)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        told = loss.linear_cross_entropy(hidden, weight, targets, weights, 2048)
+    events = [each for each in profile.profiler.kineto_results.events() if each.name() == "[memory]"]
+    sizes = (size for _, size in sorted((each.start_ns(), each.nbytes()) for each in events))
+    layout = Layout(1, ZeroConfig(), ParallelConfig(), 1, "none", "bf16", device="cpu")
+    assert memory_module._loss(model, layout, positions) == pytest.approx(max(accumulate(sizes)), rel=0.05)
+    del told
+
+
+def test_a_compiled_block_hands_over_all_gradients_at_once() -> None:
+    train, d = TrainConfig(tokens=10**9, batch_tokens=16 * LARGE.n_ctx, lr=1e-4), LARGE.d_model
+    eager, compiled = (
+        memory(LARGE, train, Layout(1, ZeroConfig(stage=0), ParallelConfig(), 8, 1, "bf16", compiles))
+        for compiles in (False, True)
+    )
+    assert eager.moment == compiled.moment == "backward"
+    assert compiled.working - eager.working == (12 - 4) * d * d * 2
+
+
+def test_a_ramp_fills_micro_batches_that_the_full_batch_does_not() -> None:
+    """Of 9 sequences a rank forwards have 5 at most, of 8 on the way there 8."""
+    layout = Layout(1, ZeroConfig(), ParallelConfig(), 8, "none", "bf16")
+    fields = {"tokens": 10**9, "batch_tokens": 9 * LARGE.n_ctx, "lr": 1e-4}
+    level = memory(LARGE, TrainConfig.model_validate(fields), layout)
+    ramp = {"from_tokens": LARGE.n_ctx, "over_tokens": 10**8}
+    ramping = memory(LARGE, TrainConfig.model_validate(fields | {"ramp": ramp}), layout)
+    assert ramping.activations == pytest.approx(level.activations * 8 / 5)
 
 
 def test_more_sharding_takes_less_and_parts_add_up() -> None:

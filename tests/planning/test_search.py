@@ -1,16 +1,20 @@
 """Layouts: what is searched, what is recommended, what is told where none fits."""
 
 import pytest
+import torch
 
 from data_pipeline.errors import InputError
+from model.attention import Visible
 from model.config import ModelConfig
 from model.counts import training_flops_per_token
+from model.objective import masked_count
 from planning.hardware import load_hardware
 from planning.layout import Layout
-from planning.memory import fits
+from planning.memory import fits, memory
 from planning.plan import plan
 from planning.search import MEMORY_SHARE, layouts, search
-from planning.step_time import step_time
+from planning.step_time import CONSTANTS, step_time
+from planning.traffic import traffic
 from training.batch_ramp import batches
 from training.config import RampConfig, TrainConfig
 from training.parallel_config import ParallelConfig
@@ -71,10 +75,85 @@ def test_offloading_is_looked_at_where_nothing_fits_without() -> None:
     assert found.fitting and {each.layout.zero.offload_optimizer for each in found.fitting} == {"cpu"}
 
 
+def test_a_cpu_is_its_own_host() -> None:
+    cpu = load_hardware("cpu")
+    assert search(*run("gpt3-1.3b", 8, precision="fp32"), ZeroConfig(), 2, cpu).fitting == []
+    model, train = run("gpt3-760m", 8, precision="fp32")
+    zero = ZeroConfig(stage=3, offload_optimizer="cpu", reduce_bucket=10**8)
+    offloads = Layout(2, zero, ParallelConfig(), 1, 1, "fp32", device="cpu")
+    needed = memory(model, train, offloads)
+    assert needed.device < 0.9 * cpu.memory and 2 * needed.host < 0.9 * cpu.host_memory
+    assert not fits(needed, 2, cpu, MEMORY_SHARE)
+
+
+def test_no_smaller_batch_has_a_larger_forward_than_a_layout_that_is_searched() -> None:
+    model, train = run("gpt3-125m", 100)
+    for each in layouts(model, train, ZeroConfig(), 8, H100):
+        assert each.largest_forward(100, ramps=True) == each.largest_forward(100, ramps=False) == each.micro_batch
+
+
+def test_of_the_same_time_the_runs_own_micro_batch_is_taken() -> None:
+    for own in (4, 16):
+        model, train = run("gpt3-125m", 512, micro_batch=own)
+        assert search(model, train, ZeroConfig(), 8, H100).fitting[0].layout.micro_batch == own
+
+
+@pytest.mark.parametrize("objective", ["next_token", "denoise"])
+@pytest.mark.parametrize("attention", ["dense", "alternating"])
+def test_attention_takes_the_time_of_what_is_seen(attention: str, objective: str) -> None:
+    model = ModelConfig(  # type: ignore[call-arg]
+        n_layer=2, n_head=1, d_model=128, n_ctx=64, attention=attention, band=16, objective=objective
+    )
+    seen = [Visible(model.causal, model.band_of(layer)).mask(64, torch.device("cpu")).sum() for layer in range(2)]
+    layout = Layout(1, ZeroConfig(), ParallelConfig(), 1, "none", "bf16")
+    flops = 3.5 * 4 * 128 * int(sum(seen))
+    took = step_time(model, layout, 1, H100).attention
+    assert took == pytest.approx(flops / (H100.peak_flops.bf16 * CONSTANTS.attention), rel=0.06)  # the diagonal
+
+
+def test_weights_on_the_host_are_fetched_in_each_pass() -> None:
+    model, _ = run("gpt3-175b", 8)
+    here, there = (
+        step_time(
+            model, Layout(8, ZeroConfig(stage=3, offload_parameters=where), ParallelConfig(), 1, 1, "bf16"), 16, H100
+        )
+        for where in ("none", "cpu")
+    )
+    longer = there.exposed + there.overlapped - here.exposed - here.overlapped
+    assert longer == pytest.approx(2 * 2 * 2 * 175.0e9 / 8 / H100.host.bandwidth, rel=0.01) and there.step > here.step
+
+
+def test_the_output_layer_takes_the_time_of_what_is_predicted() -> None:
+    layout = Layout(1, ZeroConfig(), ParallelConfig(), 1, "none", "bf16")
+    every, masked = (
+        ModelConfig(preset="gpt3-125m", objective=objective)  # type: ignore[call-arg]
+        for objective in ("next_token", "denoise")
+    )
+    less = step_time(every, layout, 1, H100).products - step_time(masked, layout, 1, H100).products
+    flops = 6 * 768 * every.embedding_rows * (2048 - masked_count(2048))
+    assert less == pytest.approx(flops / (H100.matmul_flops * CONSTANTS.products))
+
+
+@pytest.mark.parametrize(("devices", "networks"), [(16, 8), (12, 6), (9, 4), (17, 5), (64, 8)])
+def test_a_ring_enters_a_node_by_the_networks_of_the_devices_that_are_there(devices: int, networks: int) -> None:
+    model, _ = run("gpt3-1.3b", devices)
+    layout = Layout(devices, ZeroConfig(), ParallelConfig(), 1, "none", "bf16")
+    assert {each.networks for each in traffic(model, layout, devices, H100)} == {networks}
+
+
+def test_groups_that_do_not_divide_a_node_reach_beyond_it() -> None:
+    model, _ = run("gpt3-175b", 64)
+    for devices, inside in ((4, True), (16, True), (12, False)):
+        for parallel in (ParallelConfig(tensor=4), ParallelConfig(sequence=4)):
+            layout = Layout(devices, ZeroConfig(stage=0), parallel, 1, "none", "bf16")
+            shared = [each for each in traffic(model, layout, 64, H100) if each.kind != "gradients"]
+            assert [each.inside for each in shared] == [inside]
+
+
 def test_where_nothing_fits_the_nearest_is_told() -> None:
     model, train = run("gpt3-175b", 64)
     found = search(model, train, ZeroConfig(), 8, load_hardware("a100-40"))
-    assert found.fitting == [] and found.least > load_hardware("a100-40").memory
+    assert found.fitting == [] and found.needed.device > load_hardware("a100-40").memory
 
 
 def test_more_devices_than_sequences_can_be_dealt_to_are_refused() -> None:
