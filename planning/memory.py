@@ -1,9 +1,10 @@
 """Bytes of one rank by part, at the moment of a step when they are most.
 
 What lies there from step to step is counted by planning/partition.py, what forward passes keep by
-planning/activations.py. Besides, three moments are looked at: the last forward pass, when all activations are there and
-the loss is computed; the backward pass, when the last block's gradients are; and the step, when activations are gone
-and DeepSpeed reduces, clips and gathers. benchmarks/memory.py holds all of them against real engines.
+planning/activations.py. Besides, five moments are looked at: the first gathering of stage 3; the forward pass, when all
+activations are there and the loss is computed; the backward pass in the last block, and in the first, when the others'
+gradients are there; and the step, when activations are gone and DeepSpeed reduces, clips and gathers.
+benchmarks/memory.py holds them against real engines.
 """
 
 import math
@@ -14,7 +15,7 @@ from typing import NamedTuple
 from model.config import ModelConfig
 from model.loss import LOGITS_BYTES, ROUNDED_SUMS, SOFTMAX_BYTES
 from model.objective import masked_count
-from planning.activations import kept_per_position, working_per_position
+from planning.activations import kept_per_position, whole_block, working_per_position
 from planning.hardware import Hardware
 from planning.layout import Layout
 from planning.partition import Groups, Share, on_host, parameter_groups, shares, state_bytes
@@ -150,8 +151,22 @@ def _moments(
         _Moment("first gathering", rounded, early, communication=always + gathering),
         _Moment("forward", rounded, early, activations, 0.0, loss, always + at_stage_1),
         _Moment("backward", rounded, early, activations, working, 0.0, always + bucket),
+        _Moment("first block", rounded, *_at_first_block(model, layout, positions, whole, sizes), always + bucket),
         _Moment("step", weights, whole, communication=_of_step(layout, held, sizes)),
     ]
+
+
+def _at_first_block(
+    model: ModelConfig, layout: Layout, positions: float, whole: float, sizes: _Sizes
+) -> tuple[float, float, float, float]:
+    """Gradients, activations, working and loss when the backward pass comes to it, and has all others' gradients."""
+    d, ff = model.d_model, model.ff_width
+    embeddings = (model.embedding_rows + (model.n_ctx if model.position == "learned" else 0)) * d
+    missing = (4 * d * d + 2 * d * ff) / layout.parallel.tensor + embeddings
+    inside = model.ff_width / layout.parallel.tensor * layout.number
+    working = positions * inside + model.embedding_rows * d * layout.number + _gradients_at_once(model, layout)
+    gradients = whole * max(0.0, 1 - missing / sizes.all)
+    return gradients, positions * whole_block(model, layout, 0), working, 0.0
 
 
 def _keeps_gradients(layout: Layout) -> bool:
@@ -220,4 +235,4 @@ def _of_step(layout: Layout, held: Share, sizes: _Sizes) -> float:
         bucket = _bucket(layout, sizes)
         return bucket + (8 * min(sizes.largest, own) if bf16 else 8 * own)  # norms are taken in fp64
     bucket = 4 * (zero.reduce_bucket or REDUCE_BUCKET)
-    return bucket + max(4 * own, layout.number * held.persistent / layout.replicas)
+    return bucket + max(4 * own, layout.number * held.persistent)

@@ -21,7 +21,7 @@ class Metrics(Callback):
     """Settles the ledger and makes a line of it; every rank takes part, rank 0's sinks receive it."""
 
     def __init__(self, config: MetricsConfig, sinks: Sequence[Sink], planned_memory_gb: float) -> None:
-        """`planned_memory_gb` is what the planner says of `memory_gb` in a step with the full batch."""
+        """`planned_memory_gb` is what the planner says of `memory_gb`."""
         self._config, self._every, self._sinks = config, config.every_steps, sinks
         self._planned = {"planned_memory_gb": planned_memory_gb}
 
