@@ -67,9 +67,11 @@ def test_what_real_ranks_hold_within_three_percent(bench: Any, precision: str, w
 @pytest.mark.parametrize("stage", range(4))
 def test_peaks_of_engines_in_large_worlds_within_five_percent(bench: Any, stage: int) -> None:
     wanted = [
-        bench.Case(bench.SMALL, stage, precision, 4, recompute, world)
-        for precision, recompute, world in [("bf16", "none", 1024), ("bf16", 1, 2), ("fp32", "selective", 1024)]
-    ]
+        bench.Case(bench.SMALL, stage, precision, 4, recompute, world, forwards)
+        for precision, recompute, world, forwards in [
+            ("bf16", "none", 1024, 2), ("bf16", 1, 2, 2), ("fp32", "selective", 1024, 2), ("fp32", 1, 1024, 1)
+        ]
+    ]  # fmt: skip
     for case, told in zip(wanted, bench.all_measured(wanted, "cpu"), strict=True):
         assert case.planned("cpu").tensors == pytest.approx(max(told.values()), rel=0.05), (case, told)
 
