@@ -1,4 +1,5 @@
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from hypothesis import settings
 # Helpers that stand beside the tests; no package, so that tests/model never stands in for model.
 for each in ("cluster", "data_pipeline", "model", "training"):
     sys.path.append(str(Path(__file__).parent / each))
+
+# A shell that starts the tests in the background has them ignore it, and all that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("thalweg", deadline=None, derandomize=True)
 settings.load_profile("thalweg")

@@ -46,8 +46,10 @@ def test_a_bad_node_without_another_ends_the_run_instead_of_a_wait_for_ever(run:
         run.slurm.power_off("node2")
         run.slurm.boot("node2")
     [(then, reason)] = run.reasons()
-    # On a busy machine another may be slow enough to be left out, too.
-    assert then == "ended" and re.search("without .*node2.* there are [12] nodes, and 3 are needed", reason)
+    assert then == "ended" and "node2: /dev/shm" in reason
+    # On a busy machine others may be slow enough to be left out, too, or all of them, which is no fault of the nodes.
+    all_slow = all(f"{node}: " in reason for node in run.slurm.nodes)
+    assert all_slow or re.search("without .*node2.* there are [12] nodes, and 3 are needed", reason)
     assert not run.slurm.run("squeue", "--noheader")
 
 
