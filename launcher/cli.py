@@ -116,9 +116,9 @@ def prepare(
     if as_json:
         print(json.dumps({"path": out, **summary(manifest)}))
     else:
-        from rich.console import Console
+        from launcher.printing import console
 
-        Console(width=None if sys.stdout.isatty() else 160).print(report_table(manifest, out))
+        console().print(report_table(manifest, out))
 
 
 @app.command(epilog="Example: thalweg train configs/smoke.yaml train.lr=1e-3")

@@ -1,17 +1,16 @@
 """`thalweg plan`: what the planner says of a run, as tables, JSON and a run configuration."""
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from data_pipeline.durable import write_whole
 from data_pipeline.errors import InputError
 from launcher.config import RunConfig, load_run, validate
+from launcher.printing import console
 from planning.hardware import Hardware, load_hardware
 from planning.layout import Layout
 from planning.memory import Memory, fits
@@ -172,19 +171,19 @@ def _missing(found: Found, hardware: Hardware, share: float) -> str:
 def _print(
     found: Found, asked: Plan | None, varied: list[Plan], hardware: Hardware, price: float | None, share: float
 ) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    out = console()
     for reason in reasons(found, hardware, share):
-        console.print(reason, highlight=False)
+        out.print(reason, highlight=False)
     plans = [(f"{at}" if at else "recommended", each) for at, each in enumerate(found.fitting[:SHOWN])]
     if asked is not None:
         fit = "" if _fits(asked, hardware, share) else ", does not fit"
         plans.append((f"as configured{fit}", asked))
-    console.print(_overview(plans, hardware, price))
+    out.print(_overview(plans, hardware, price))
     if plans:
-        console.print(_memory_table(plans, hardware))
-        console.print(_time_table(plans[0][1], hardware))
+        out.print(_memory_table(plans, hardware))
+        out.print(_time_table(plans[0][1], hardware))
     if varied:
-        console.print(_varied_table(varied, hardware, share))
+        out.print(_varied_table(varied, hardware, share))
 
 
 def _overview(plans: list[tuple[str, Plan]], hardware: Hardware, price: float | None) -> Table:

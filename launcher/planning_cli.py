@@ -61,11 +61,11 @@ def dry_run(
     if as_json:
         print(json.dumps(found.as_json()))
     else:
-        from rich.console import Console
+        from launcher.printing import console
 
-        console = Console(width=None if sys.stdout.isatty() else 160)
+        out = console()
         for each in tables(found):
-            console.print(each, highlight=False, markup=False)
+            out.print(each, highlight=False, markup=False)
         sys.stdout.flush()
     for said in found.warnings:
         print(f"warning: {said}", file=sys.stderr)
@@ -92,17 +92,16 @@ def shrink(
 
     Layers, sharding, schedules, mixture and policies are the run's, and all counts of tokens are scaled by one factor.
     """
-    from rich.console import Console
-
     from launcher.config import load_run
+    from launcher.printing import console
     from launcher.shrink import write_twin
 
     table, lines = write_twin(run, load_run(run, assignments), out, processes, data)
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(table, markup=False, highlight=False)
+    printed = console()
+    printed.print(table, markup=False, highlight=False)
     for line in lines:
-        console.print(line, markup=False, highlight=False)
-    console.print(f"thalweg launch {out} --processes {processes}", markup=False, highlight=False)
+        printed.print(line, markup=False, highlight=False)
+    printed.print(f"thalweg launch {out} --processes {processes}", markup=False, highlight=False)
 
 
 @app.command(epilog="Example: thalweg ladder configs/gpt3-125m.yaml --out ladder/ --run --fit")
@@ -139,6 +138,6 @@ def ladder(
     if as_json:
         print(json.dumps(found))
         return
-    from rich.console import Console
+    from launcher.printing import console
 
-    Console(width=None if sys.stdout.isatty() else 160).print(climbing.table(found), markup=False, highlight=False)
+    console().print(climbing.table(found), markup=False, highlight=False)

@@ -171,8 +171,7 @@ def _at_first_block(
 
 def _keeps_gradients(layout: Layout) -> bool:
     """Whether the buffers of gradients stay from step to step."""
-    of_bf16 = layout.precision == "bf16" and layout.zero.offload_optimizer == "none"
-    return layout.zero.stage == 3 or (layout.zero.stage == 1 and of_bf16)
+    return layout.zero.stage == 3 or layout.zero.has_bf16_optimizer(layout.precision)
 
 
 def _gradients_at_once(model: ModelConfig, layout: Layout) -> float:
@@ -206,7 +205,7 @@ def _bucket(layout: Layout, sizes: _Sizes) -> float:
     """Of gradients on their way to other ranks, during the backward pass; at stage 3 it is there anyway."""
     if layout.zero.stage in (0, 3):
         return 0.0
-    if layout.zero.stage == 1 and layout.precision == "bf16" and layout.zero.offload_optimizer == "none":
+    if layout.zero.has_bf16_optimizer(layout.precision):
         return 0.0  # reduced behind it
     buckets = 2 if layout.zero.overlap else 1
     return 4.0 * buckets * min(layout.zero.reduce_bucket or REDUCE_BUCKET, sizes.all)
@@ -229,7 +228,7 @@ def _of_step(layout: Layout, held: Share, sizes: _Sizes) -> float:
         return 0.0 if layout.replicas == 1 else 4 * min(REDUCE_BUCKET, sizes.all)
     if zero.stage == 1:
         # Flattened in bf16 and in fp32, with a byte for each number that says whether it is finite.
-        return 7 * min(REDUCE_BUCKET, sizes.all) if bf16 and zero.offload_optimizer == "none" else 0.0
+        return 7 * min(REDUCE_BUCKET, sizes.all) if zero.has_bf16_optimizer(layout.precision) else 0.0
     own = 0 if zero.offload_optimizer != "none" else held.optimizer
     if zero.stage == 2:
         bucket = _bucket(layout, sizes)

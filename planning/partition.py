@@ -125,7 +125,7 @@ def _optimizer_sharded(groups: Groups, rank: int, replicas: int, zero: ZeroConfi
     """Stage 1: gradients are there whole. In bf16 they lie end to end like the parameters, and are filled up, too."""
     whole, parts = _size(groups), [_part(group, replicas) for group in groups]
     flat, offloads = sum(parts) * replicas, zero.offload_optimizer != "none"
-    own_of_bf16 = precision == "bf16" and not offloads  # BF16_Optimizer, DeepSpeed's for this case alone
+    own_of_bf16 = zero.has_bf16_optimizer(precision)
     return Share(
         parameters=flat,
         optimizer=sum(parts),

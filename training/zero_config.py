@@ -170,12 +170,16 @@ class ZeroConfig(Section):
         """Whether anything is offloaded to a disk."""
         return "nvme" in (self.offload_optimizer, self.offload_parameters)
 
+    def has_bf16_optimizer(self, precision: str) -> bool:
+        """Whether DeepSpeed steps by its BF16_Optimizer, which it has for this case alone."""
+        return precision == "bf16" and self.stage == 1 and self.offload_optimizer == "none"
+
     def ignored_in(self, precision: str) -> str | None:
         """What goes with the stage and not with `train.precision`, or None.
 
         In bf16 DeepSpeed has another optimizer at stage 1, which reduces after the backward pass in pieces of its own.
         """
-        if precision != "bf16" or self.stage != 1 or self.offload_optimizer != "none":
+        if not self.has_bf16_optimizer(precision):
             return None
         asked = [f"zero.{name}" for name in ("overlap", "reduce_bucket") if getattr(self, name) not in (None, False)]
         if not asked:
